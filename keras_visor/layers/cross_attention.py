@@ -1,0 +1,269 @@
+"""Text-to-image cross-attention."""
+
+import keras
+from keras import ops
+
+from keras_visor.layers.attention import Segment
+from keras_visor.layers.attention import as_mask
+from keras_visor.layers.attention import attend
+from keras_visor.layers.attention import attention_weights
+from keras_visor.layers.attention import visible
+from keras_visor.layers.decoder_layer import head_width
+
+
+@keras.saving.register_keras_serializable("keras_visor")
+class VisorCrossAttention(keras.layers.Layer):
+    """What the text tokens read from the visual tokens: `CA(T, V)`.
+
+    Queries come from `RMSNorm(T)`, keys and values from
+    `RMSNorm(V + DWConv(V))`, where `DWConv`, the conditional positional
+    embedding, is a depthwise 1-D convolution over each image of a sample
+    apart. A text token sees the visual tokens at smaller positions; one that
+    sees none gets exactly zero. There is no rotary embedding. V does not
+    change, and the caller adds the result to T. Follows section "The
+    architecture" of VISOR (arXiv 2603.23495).
+
+    The convolution and the output projection start from zero, so that a
+    fresh layer adds nothing.
+
+    Args:
+        num_heads: int. Number of query heads; divides the hidden width.
+        num_key_value_heads: int. Number of key/value heads; divides
+            `num_heads`. Defaults to `None`, as many as query heads.
+        position_kernel_size: int. Odd width of the convolution. Defaults to
+            `7`.
+        layer_norm_epsilon: float. Epsilon of both norms. Defaults to `1e-6`.
+        **kwargs: Other arguments of `keras.layers.Layer`.
+
+    Call arguments:
+        text: Tensor (batch, text_length, hidden_dim).
+        vision: Tensor (batch, vision_length, hidden_dim).
+        text_positions: int32 tensor (batch, text_length).
+        vision_positions: int32 tensor (batch, vision_length).
+        vision_mask: bool tensor (batch, vision_length), False at padding.
+            Defaults to `None`, no padding.
+        vision_image_ids: int32 tensor (batch, vision_length), the image of
+            the sample that a visual token belongs to, -1 at padding. Defaults
+            to `None`, one image a sample.
+        return_cache: bool. Whether to return the keys and values of the
+            visual tokens too. Defaults to `False`.
+
+    Returns:
+        A tensor of the shape of `text`, or, with `return_cache`, that and
+        `(keys, values)`, each (batch, vision_length, num_key_value_heads,
+        head_dim).
+
+    Example:
+    ```python
+    cross_attention = keras_visor.layers.VisorCrossAttention(num_heads=4)
+    text = np.random.uniform(size=(1, 3, 32))
+    text = text + cross_attention(
+        text,
+        np.random.uniform(size=(1, 9, 32)),
+        text_positions=np.arange(9, 12)[None],
+        vision_positions=np.arange(9)[None],
+    )
+    ```
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        num_key_value_heads: int | None = None,
+        position_kernel_size: int = 7,
+        layer_norm_epsilon: float = 1e-6,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        num_key_value_heads = num_key_value_heads or num_heads
+        if num_heads % num_key_value_heads:
+            raise ValueError(
+                "`num_heads` must be a multiple of `num_key_value_heads`. "
+                f"Received: num_heads={num_heads}, "
+                f"num_key_value_heads={num_key_value_heads}"
+            )
+        if position_kernel_size < 1 or position_kernel_size % 2 == 0:
+            raise ValueError(
+                "`position_kernel_size` must be odd and positive. Received: "
+                f"position_kernel_size={position_kernel_size}"
+            )
+        self.num_heads = num_heads
+        self.num_key_value_heads = num_key_value_heads
+        self.position_kernel_size = position_kernel_size
+        self.layer_norm_epsilon = layer_norm_epsilon
+
+    def build(self, text_shape):
+        hidden_dim = text_shape[-1]
+        head_dim = head_width(hidden_dim, self.num_heads)
+        self.query_norm = self._norm("query_norm")
+        self.key_value_norm = self._norm("key_value_norm")
+        self.query_dense = self._project_to_heads(
+            self.num_heads, head_dim, "query_dense"
+        )
+        self.key_dense = self._project_to_heads(
+            self.num_key_value_heads, head_dim, "key_dense"
+        )
+        self.value_dense = self._project_to_heads(
+            self.num_key_value_heads, head_dim, "value_dense"
+        )
+        self.output_dense = keras.layers.EinsumDense(
+            "bqhd,hdm->bqm",
+            output_shape=(None, hidden_dim),
+            kernel_initializer="zeros",
+            dtype=self.dtype_policy,
+            name="output_dense",
+        )
+        self.position_kernel = self.add_weight(
+            shape=(self.position_kernel_size, hidden_dim),
+            initializer="zeros",
+            name="position_kernel",
+        )
+        self.position_bias = self.add_weight(
+            shape=(hidden_dim,), initializer="zeros", name="position_bias"
+        )
+        for layer in (
+            self.query_norm,
+            self.key_value_norm,
+            self.query_dense,
+            self.key_dense,
+            self.value_dense,
+        ):
+            layer.build((None, None, hidden_dim))
+        self.output_dense.build((None, None, self.num_heads, head_dim))
+        self.built = True
+
+    def call(
+        self,
+        text,
+        vision,
+        text_positions,
+        vision_positions,
+        vision_mask=None,
+        vision_image_ids=None,
+        return_cache: bool = False,
+    ):
+        vision_mask = as_mask(vision_positions, vision_mask)
+        keys, values = self.project_vision(
+            vision, vision_mask, vision_image_ids
+        )
+        update = self.read(
+            text,
+            text_positions,
+            Segment(keys, values, vision_positions, vision_mask),
+        )
+        return (update, (keys, values)) if return_cache else update
+
+    def project_vision(self, vision, vision_mask, vision_image_ids=None):
+        """Keys and values of the visual tokens: computed once, then cached."""
+        if vision_image_ids is None:
+            vision_image_ids = ops.cast(vision_mask, "int32") - 1
+        vision = self.key_value_norm(
+            vision + self._position_embedding(vision, vision_image_ids)
+        )
+        return self.key_dense(vision), self.value_dense(vision)
+
+    def read(self, text, text_positions, vision: Segment):
+        """Cross-attention of text tokens over cached keys and values."""
+        query = self.query_dense(self.query_norm(text))
+        attended = attend(query, text_positions, [vision])
+        sees_any = ops.any(visible(text_positions, vision), axis=-1)
+        attended = attended * ops.cast(
+            sees_any[:, :, None, None], attended.dtype
+        )
+        return self.output_dense(attended)
+
+    def vision_attention(
+        self,
+        text,
+        vision,
+        text_positions,
+        vision_positions,
+        vision_mask=None,
+        vision_image_ids=None,
+    ):
+        """How much each text token looks at each visual token.
+
+        Returns:
+            A float32 tensor (batch, text_length, vision_length), the mean
+            over the heads. A row sums to one, or to zero where the token sees
+            no visual token.
+        """
+        vision_mask = as_mask(vision_positions, vision_mask)
+        keys, _ = self.project_vision(vision, vision_mask, vision_image_ids)
+        segment = Segment(keys, None, vision_positions, vision_mask)
+        query = self.query_dense(self.query_norm(text))
+        weights = attention_weights(query, text_positions, [segment])[0]
+        seen = ops.cast(visible(text_positions, segment), "float32")
+        return ops.mean(weights, axis=(1, 2)) * seen
+
+    def _position_embedding(self, vision, image_ids):
+        """The depthwise convolution, tap by tap.
+
+        A tap counts only within its own image, so nothing leaks from a
+        neighbouring image or from padding.
+        """
+        reach = self.position_kernel_size // 2
+        padded = ops.pad(vision, ((0, 0), (reach, reach), (0, 0)))
+        # -2 is no image's id, nor padding's.
+        padded_ids = ops.pad(
+            image_ids, ((0, 0), (reach, reach)), constant_values=-2
+        )
+        kernel = ops.cast(self.position_kernel, vision.dtype)
+        embedding = ops.cast(self.position_bias, vision.dtype)
+        for tap in range(self.position_kernel_size):
+            window = slice(tap, tap - 2 * reach or None)
+            same_image = ops.cast(
+                ops.equal(padded_ids[:, window], image_ids), vision.dtype
+            )
+            embedding = embedding + (
+                padded[:, window] * same_image[:, :, None] * kernel[tap]
+            )
+        return embedding
+
+    def compute_output_spec(
+        self,
+        text,
+        vision,
+        text_positions,
+        vision_positions,
+        vision_mask=None,
+        vision_image_ids=None,
+        return_cache=False,
+    ):
+        update = keras.KerasTensor(text.shape, dtype=self.compute_dtype)
+        if not return_cache:
+            return update
+        shape = (
+            *vision.shape[:2],
+            self.num_key_value_heads,
+            vision.shape[-1] // self.num_heads,
+        )
+        keys = keras.KerasTensor(shape, dtype=self.compute_dtype)
+        values = keras.KerasTensor(shape, dtype=self.compute_dtype)
+        return update, (keys, values)
+
+    def _norm(self, name):
+        return keras.layers.RMSNormalization(
+            epsilon=self.layer_norm_epsilon, dtype=self.dtype_policy, name=name
+        )
+
+    def _project_to_heads(self, num_heads, head_dim, name):
+        return keras.layers.EinsumDense(
+            "bqm,mhd->bqhd",
+            output_shape=(None, num_heads, head_dim),
+            bias_axes="hd",
+            dtype=self.dtype_policy,
+            name=name,
+        )
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(
+            {
+                "num_heads": self.num_heads,
+                "num_key_value_heads": self.num_key_value_heads,
+                "position_kernel_size": self.position_kernel_size,
+                "layer_norm_epsilon": self.layer_norm_epsilon,
+            }
+        )
+        return config

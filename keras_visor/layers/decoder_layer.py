@@ -1,0 +1,244 @@
+"""The base model's decoder layer, with explicit positions and a cache."""
+
+import keras
+import keras_hub
+from keras import ops
+
+from keras_visor.layers.attention import Segment
+from keras_visor.layers.attention import as_mask
+from keras_visor.layers.attention import attend
+
+
+@keras.saving.register_keras_serializable("keras_visor")
+class VisorDecoderLayer(keras.layers.Layer):
+    """A Qwen2 decoder layer: `T = TL(T)`, the text-only role.
+
+    Pre-norm, grouped-query attention with biases on query, key and value,
+    rotary embedding and causality by explicit position, SwiGLU. Follows
+    `Qwen2DecoderLayer` of `transformers`.
+
+    Args:
+        intermediate_dim: int. Width of the feed-forward network.
+        num_query_heads: int. Number of query heads; divides the hidden width.
+        num_key_value_heads: int. Number of key/value heads; divides
+            `num_query_heads`.
+        rope_max_wavelength: float. Base of the rotary embedding. Defaults to
+            `10000.0`.
+        layer_norm_epsilon: float. Epsilon of both norms. Defaults to `1e-6`.
+        **kwargs: Other arguments of `keras.layers.Layer`.
+
+    Call arguments:
+        text: Tensor (batch, text_length, hidden_dim).
+        text_positions: int32 tensor (batch, text_length).
+        text_mask: bool tensor (batch, text_length), False at padding.
+            Defaults to `None`, no padding.
+        return_cache: bool. Whether to return the keys and values too.
+            Defaults to `False`.
+
+    Returns:
+        The text tokens (batch, text_length, hidden_dim), or, with
+        `return_cache`, those and `(keys, values)`, each (batch, text_length,
+        num_key_value_heads, head_dim).
+
+    Example:
+    ```python
+    layer = keras_visor.layers.VisorDecoderLayer(
+        intermediate_dim=64, num_query_heads=4, num_key_value_heads=2
+    )
+    text = np.random.uniform(size=(1, 5, 32))
+    layer(text, text_positions=np.arange(5)[None])
+    ```
+    """
+
+    def __init__(
+        self,
+        intermediate_dim: int,
+        num_query_heads: int,
+        num_key_value_heads: int,
+        rope_max_wavelength: float = 10000.0,
+        layer_norm_epsilon: float = 1e-6,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if num_query_heads % num_key_value_heads:
+            raise ValueError(
+                "`num_query_heads` must be a multiple of "
+                "`num_key_value_heads`. Received: "
+                f"num_query_heads={num_query_heads}, "
+                f"num_key_value_heads={num_key_value_heads}"
+            )
+        self.intermediate_dim = intermediate_dim
+        self.num_query_heads = num_query_heads
+        self.num_key_value_heads = num_key_value_heads
+        self.rope_max_wavelength = rope_max_wavelength
+        self.layer_norm_epsilon = layer_norm_epsilon
+
+    def build(self, text_shape):
+        hidden_dim = text_shape[-1]
+        head_dim = head_width(hidden_dim, self.num_query_heads)
+        self.input_norm = self._norm("input_norm")
+        self.query_dense = self._project_to_heads(
+            self.num_query_heads, head_dim, "query_dense"
+        )
+        self.key_dense = self._project_to_heads(
+            self.num_key_value_heads, head_dim, "key_dense"
+        )
+        self.value_dense = self._project_to_heads(
+            self.num_key_value_heads, head_dim, "value_dense"
+        )
+        self.output_dense = keras.layers.EinsumDense(
+            "bqhd,hdm->bqm",
+            output_shape=(None, hidden_dim),
+            dtype=self.dtype_policy,
+            name="output_dense",
+        )
+        self.rotary_embedding = keras_hub.layers.RotaryEmbedding(
+            max_wavelength=self.rope_max_wavelength,
+            dtype=self.dtype_policy,
+            name="rotary_embedding",
+        )
+        self.post_attention_norm = self._norm("post_attention_norm")
+        self.gate_dense = self._dense(self.intermediate_dim, "gate_dense")
+        self.up_dense = self._dense(self.intermediate_dim, "up_dense")
+        self.down_dense = self._dense(hidden_dim, "down_dense")
+
+        token_shape = (None, None, hidden_dim)
+        for layer in (
+            self.input_norm,
+            self.query_dense,
+            self.key_dense,
+            self.value_dense,
+            self.post_attention_norm,
+            self.gate_dense,
+            self.up_dense,
+        ):
+            layer.build(token_shape)
+        self.output_dense.build((None, None, self.num_query_heads, head_dim))
+        self.down_dense.build((None, None, self.intermediate_dim))
+        self.built = True
+
+    def call(
+        self,
+        text,
+        text_positions,
+        text_mask=None,
+        return_cache: bool = False,
+    ):
+        query, keys, values = self.project(text, text_positions)
+        segment = Segment(
+            keys, values, text_positions, as_mask(text_positions, text_mask)
+        )
+        text = self.finish(text, attend(query, text_positions, [segment]))
+        return (text, (keys, values)) if return_cache else text
+
+    def project(self, tokens, positions):
+        """Normalized queries, keys and values, turned by position."""
+        tokens = self.input_norm(tokens)
+        query = self.query_dense(tokens)
+        keys = self.key_dense(tokens)
+        return (
+            self.rotary_embedding(query, positions=positions),
+            self.rotary_embedding(keys, positions=positions),
+            self.value_dense(tokens),
+        )
+
+    def finish(self, tokens, attended):
+        """Both residual connections: the attention's and the SwiGLU's."""
+        tokens = tokens + self.output_dense(attended)
+        normed = self.post_attention_norm(tokens)
+        gate = ops.silu(self.gate_dense(normed))
+        return tokens + self.down_dense(gate * self.up_dense(normed))
+
+    def step(self, token, position, text: Segment, index, vision=None):
+        """One decoding step, which writes into the text cache.
+
+        Args:
+            token: Tensor (batch, 1, hidden_dim).
+            position: int32 tensor (batch, 1).
+            text: `Segment` over all slots of the text cache, whose positions
+                are those that the slots will have once filled.
+            index: int32 scalar. The slot that `token` takes.
+            vision: Optional `Segment` of visual keys and values, when the
+                layer's self-attention is on.
+
+        Returns:
+            The token's new state (batch, 1, hidden_dim), and the updated
+            `(keys, values)` of the text cache.
+        """
+        query, key, value = self.project(token, position)
+        keys = ops.slice_update(text.keys, (0, index, 0, 0), key)
+        values = ops.slice_update(text.values, (0, index, 0, 0), value)
+        segments = [text._replace(keys=keys, values=values)]
+        if vision is not None:
+            segments.append(vision)
+        token = self.finish(token, attend(query, position, segments))
+        return token, (keys, values)
+
+    def compute_output_spec(
+        self,
+        text,
+        text_positions,
+        text_mask=None,
+        return_cache=False,
+    ):
+        spec = keras.KerasTensor(text.shape, dtype=self.compute_dtype)
+        if not return_cache:
+            return spec
+        return spec, self._cache_spec(text)
+
+    def _cache_spec(self, tokens):
+        hidden_dim = tokens.shape[-1]
+        shape = (
+            *tokens.shape[:2],
+            self.num_key_value_heads,
+            hidden_dim // self.num_query_heads,
+        )
+        keys = keras.KerasTensor(shape, dtype=self.compute_dtype)
+        return keys, keras.KerasTensor(shape, dtype=self.compute_dtype)
+
+    def _norm(self, name):
+        return keras.layers.RMSNormalization(
+            epsilon=self.layer_norm_epsilon, dtype=self.dtype_policy, name=name
+        )
+
+    def _project_to_heads(self, num_heads, head_dim, name):
+        return keras.layers.EinsumDense(
+            "bqm,mhd->bqhd",
+            output_shape=(None, num_heads, head_dim),
+            bias_axes="hd",
+            dtype=self.dtype_policy,
+            name=name,
+        )
+
+    def _dense(self, units, name):
+        # EinsumDense, not Dense: the gradient of a Dense in the branch of
+        # `ops.cond` that is not taken fails under TensorFlow's XLA.
+        return keras.layers.EinsumDense(
+            "bqm,mn->bqn",
+            output_shape=(None, units),
+            dtype=self.dtype_policy,
+            name=name,
+        )
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(
+            {
+                "intermediate_dim": self.intermediate_dim,
+                "num_query_heads": self.num_query_heads,
+                "num_key_value_heads": self.num_key_value_heads,
+                "rope_max_wavelength": self.rope_max_wavelength,
+                "layer_norm_epsilon": self.layer_norm_epsilon,
+            }
+        )
+        return config
+
+
+def head_width(hidden_dim: int, num_heads: int) -> int:
+    """Width of a head; an error where the heads do not divide the width."""
+    if hidden_dim % num_heads:
+        raise ValueError(
+            "The number of heads must divide the hidden width. Received: "
+            f"{num_heads} heads, hidden width {hidden_dim}"
+        )
+    return hidden_dim // num_heads

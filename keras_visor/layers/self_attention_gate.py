@@ -1,0 +1,213 @@
+"""A decoder layer that refines the visual tokens where a budget says so."""
+
+import keras
+from keras import ops
+
+from keras_visor.layers.attention import Segment
+from keras_visor.layers.attention import as_mask
+from keras_visor.layers.attention import attend
+from keras_visor.layers.attention import attention_weights
+from keras_visor.layers.decoder_layer import VisorDecoderLayer
+
+
+@keras.saving.register_keras_serializable("keras_visor")
+class VisorSelfAttentionGate(VisorDecoderLayer):
+    """A decoder layer that is switched between two roles, sample by sample.
+
+    On: `[V;T] = TL([V;T])`, causal by position over both streams. Off:
+    `T = TL(T)`, and V stays as it is. It has the weights of the decoder layer
+    and no others. Follows section "The architecture" of VISOR (arXiv
+    2603.23495).
+
+    Args: see `VisorDecoderLayer`.
+
+    Call arguments:
+        text: Tensor (batch, text_length, hidden_dim).
+        vision: Tensor (batch, vision_length, hidden_dim), or `None` where no
+            sample has an image, which leaves the layer off.
+        text_positions: int32 tensor (batch, text_length).
+        vision_positions: int32 tensor (batch, vision_length).
+        text_mask: bool tensor (batch, text_length), False at padding.
+            Defaults to `None`, no padding.
+        vision_mask: bool tensor (batch, vision_length). Defaults to `None`.
+        enabled: A Python bool, or a bool tensor (batch,). With a Python bool
+            the other role is not part of the program; with a tensor one
+            program serves all budgets, and the visual work is skipped when no
+            sample of the batch wants it. Defaults to `True`.
+        return_cache: bool. Whether to return keys and values too; wants
+            `enabled` to be a Python bool. Defaults to `False`.
+
+    Returns:
+        `(text, vision)`, or, with `return_cache`, `(text, vision,
+        text_cache, vision_cache)`, where a cache is `(keys, values)` and
+        `vision_cache` is `None` when the layer is off.
+
+    Example:
+    ```python
+    gate = keras_visor.layers.VisorSelfAttentionGate(
+        intermediate_dim=64, num_query_heads=4, num_key_value_heads=2
+    )
+    text, vision = gate(
+        np.random.uniform(size=(2, 3, 32)),
+        np.random.uniform(size=(2, 9, 32)),
+        text_positions=np.tile(np.arange(9, 12), (2, 1)),
+        vision_positions=np.tile(np.arange(9), (2, 1)),
+        enabled=np.array([True, False]),
+    )
+    ```
+    """
+
+    def call(
+        self,
+        text,
+        vision,
+        text_positions,
+        vision_positions,
+        text_mask=None,
+        vision_mask=None,
+        enabled=True,
+        return_cache: bool = False,
+    ):
+        text_mask = as_mask(text_positions, text_mask)
+        if vision is None:
+            enabled = False
+        else:
+            vision_mask = as_mask(vision_positions, vision_mask)
+        streams = (
+            text,
+            vision,
+            text_positions,
+            vision_positions,
+            text_mask,
+            vision_mask,
+        )
+        if not isinstance(enabled, bool):
+            if return_cache:
+                raise ValueError(
+                    "`return_cache=True` needs `enabled` to be a Python bool. "
+                    f"Received: enabled={enabled}"
+                )
+            return self._switched(enabled, *streams)
+        if enabled:
+            text, vision, text_cache, vision_cache = self._joint(*streams)
+        else:
+            text, text_cache = super().call(
+                text, text_positions, text_mask, return_cache=True
+            )
+            vision_cache = None
+        if return_cache:
+            return text, vision, text_cache, vision_cache
+        return text, vision
+
+    def _joint(
+        self,
+        text,
+        vision,
+        text_positions,
+        vision_positions,
+        text_mask,
+        vision_mask,
+    ):
+        vision_length = ops.shape(vision)[1]
+        tokens = ops.concatenate([vision, text], axis=1)
+        positions = ops.concatenate([vision_positions, text_positions], axis=1)
+        mask = ops.concatenate([vision_mask, text_mask], axis=1)
+        query, keys, values = self.project(tokens, positions)
+        segment = Segment(keys, values, positions, mask)
+        tokens = self.finish(tokens, attend(query, positions, [segment]))
+        return (
+            tokens[:, vision_length:],
+            tokens[:, :vision_length],
+            (keys[:, vision_length:], values[:, vision_length:]),
+            (keys[:, :vision_length], values[:, :vision_length]),
+        )
+
+    def _switched(
+        self,
+        enabled,
+        text,
+        vision,
+        text_positions,
+        vision_positions,
+        text_mask,
+        vision_mask,
+    ):
+        enabled = ops.cast(enabled, "bool")
+
+        def joint():
+            # Text of a sample that is off sees no visual token, which makes
+            # the joint layer text-only for it.
+            seen = ops.logical_and(vision_mask, ops.expand_dims(enabled, 1))
+            new_text, new_vision, _, _ = self._joint(
+                text,
+                vision,
+                text_positions,
+                vision_positions,
+                text_mask,
+                seen,
+            )
+            on = ops.reshape(enabled, (-1, 1, 1))
+            return new_text, ops.where(on, new_vision, vision)
+
+        def text_only():
+            return (
+                VisorDecoderLayer.call(self, text, text_positions, text_mask),
+                vision,
+            )
+
+        return ops.cond(ops.any(enabled), joint, text_only)
+
+    def vision_attention(
+        self,
+        text,
+        vision,
+        text_positions,
+        vision_positions,
+        text_mask=None,
+        vision_mask=None,
+    ):
+        """How much each text token looks at each visual token, when on.
+
+        Returns:
+            A float32 tensor (batch, text_length, vision_length), the mean
+            over the heads. A row sums to the share of the attention that goes
+            to the image; the rest goes to the text.
+        """
+        query, text_keys, _ = self.project(text, text_positions)
+        _, vision_keys, _ = self.project(vision, vision_positions)
+        segments = [
+            Segment(
+                vision_keys,
+                None,
+                vision_positions,
+                as_mask(vision_positions, vision_mask),
+            ),
+            Segment(
+                text_keys,
+                None,
+                text_positions,
+                as_mask(text_positions, text_mask),
+            ),
+        ]
+        weights = attention_weights(query, text_positions, segments)
+        return ops.mean(weights[0], axis=(1, 2))
+
+    def compute_output_spec(
+        self,
+        text,
+        vision,
+        text_positions,
+        vision_positions,
+        text_mask=None,
+        vision_mask=None,
+        enabled=True,
+        return_cache=False,
+    ):
+        streams = (
+            keras.KerasTensor(text.shape, dtype=self.compute_dtype),
+            keras.KerasTensor(vision.shape, dtype=self.compute_dtype),
+        )
+        if not return_cache:
+            return streams
+        vision_cache = self._cache_spec(vision) if enabled is True else None
+        return *streams, self._cache_spec(text), vision_cache

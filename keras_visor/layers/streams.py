@@ -1,0 +1,27 @@
+"""The two streams that run through the decoder."""
+
+from typing import Any
+from typing import NamedTuple
+
+
+class Streams(NamedTuple):
+    """Text and visual tokens, each with where it stands in the prompt.
+
+    Attributes:
+        text: Tensor (batch, text_length, hidden_dim).
+        text_positions: int32 tensor (batch, text_length).
+        text_mask: bool tensor (batch, text_length), False at padding.
+        vision: Tensor (batch, vision_length, hidden_dim). `None`, as are the
+            following, where no sample of the batch has an image.
+        vision_positions: int32 tensor (batch, vision_length).
+        vision_mask: bool tensor (batch, vision_length).
+        vision_image_ids: int32 tensor (batch, vision_length), -1 at padding.
+    """
+
+    text: Any
+    text_positions: Any
+    text_mask: Any
+    vision: Any = None
+    vision_positions: Any = None
+    vision_mask: Any = None
+    vision_image_ids: Any = None

@@ -1,0 +1,560 @@
+"""The VISOR backbone: vision tower, decoder and the roles of its layers."""
+
+import json
+from collections.abc import Iterable
+from collections.abc import Sequence
+
+import keras
+import keras_hub
+import numpy as np
+from keras import ops
+
+from keras_visor.layers.budget_policy import BudgetPolicy
+from keras_visor.layers.cross_attention import VisorCrossAttention
+from keras_visor.layers.decoder_layer import VisorDecoderLayer
+from keras_visor.layers.layout import check_layout
+from keras_visor.layers.self_attention_gate import VisorSelfAttentionGate
+from keras_visor.layers.streams import Streams
+from keras_visor.layers.vision_tower import VisorVisionTower
+from keras_visor.models.loader import VisorPresetMixin
+
+
+@keras.saving.register_keras_serializable("keras_visor")
+class VisorBackbone(VisorPresetMixin, keras_hub.models.Backbone):
+    """A LLaVA-OneVision whose decoder looks at the image in few layers only.
+
+    Every decoder layer has one of three roles: cross-attention (the text
+    reads the image, then the layer runs on the text), self-attention (the
+    layer runs on visual and text tokens together, where the sample's budget
+    switches it on) or text-only. A *budget* is a subset of the self-attention
+    layers; `backbone.budgets` lists them from cheapest to dearest. Follows
+    VISOR (arXiv 2603.23495); with every layer a self-attention layer and one
+    budget it is LLaVA-OneVision itself, its dense self.
+
+    Args:
+        vision_encoder: A `keras_hub.models.SigLIPVisionEncoder`, of which the
+            patch features before the final norm are taken, or any
+            `keras.Model` from images (batch, height, width, 3) to features
+            (batch, patches, feature_dim).
+        vocabulary_size: int. Rows of the token embedding.
+        num_layers: int. Number of decoder layers.
+        num_query_heads: int. Query heads of the decoder's attention.
+        num_key_value_heads: int. Key/value heads of the decoder's attention.
+        hidden_dim: int. Width of the decoder.
+        intermediate_dim: int. Width of the feed-forward networks.
+        cross_attention_layers: list of int. Layers before which the text
+            reads the image. Defaults to `None`: none.
+        self_attention_layers: list of int. Layers that can refine the visual
+            tokens. Defaults to `None`: every layer if
+            `cross_attention_layers` is `None` too, else none.
+        budgets: list of lists of int. Subsets of `self_attention_layers` from
+            cheapest to dearest. Defaults to `None`: the full set only for the
+            dense self; else the nested sets of `uniform_layout`.
+        cross_attention_num_heads: int. Defaults to `None`:
+            `num_query_heads`.
+        cross_attention_num_key_value_heads: int. Defaults to `None`:
+            `num_key_value_heads`.
+        position_kernel_size: int. Width of the cross-attention's depthwise
+            convolution. Defaults to `7`.
+        policy_hidden_dim: int. Width of the budget policy's hidden layer.
+            Defaults to `None`: no policy.
+        policy_rule: `"argmax"` or `"tolerance"`, see `BudgetPolicy`. Defaults
+            to `"argmax"`.
+        policy_tolerance: float. See `BudgetPolicy`. Defaults to `0.0`.
+        rope_max_wavelength: float. Base of the rotary embedding. Defaults to
+            `1e6`.
+        layer_norm_epsilon: float. Epsilon of every RMSNorm. Defaults to
+            `1e-6`.
+        tie_word_embeddings: bool. Whether the output projection is the token
+            embedding. Defaults to `True`.
+        dtype: string or `keras.DTypePolicy`, handed down to every layer but
+            the encoder, which has its own.
+
+    Inputs, a dict:
+        token_ids: int32 (batch, text_length), text tokens only.
+        padding_mask: bool (batch, text_length).
+        text_positions: int32 (batch, text_length).
+        images: float32 (batch, tiles, height, width, 3).
+        vision_indices: int32 (batch, vision_length, 4), see
+            `VisorVisionTower`.
+        vision_weights: float32 (batch, vision_length, 4).
+        vision_positions: int32 (batch, vision_length).
+        vision_mask: bool (batch, vision_length).
+        vision_image_ids: int32 (batch, vision_length), -1 at padding.
+        budget: int32 (batch,), index into `budgets`.
+
+    Returns:
+        The final hidden states of the text tokens, (batch, text_length,
+        hidden_dim).
+
+    Example:
+    ```python
+    backbone = keras_visor.VisorBackbone.from_preset("visor_tiny_en")
+
+    # A random one.
+    backbone = keras_visor.VisorBackbone(
+        vision_encoder=keras_hub.models.SigLIPVisionEncoder(
+            patch_size=7,
+            hidden_dim=16,
+            num_layers=2,
+            num_heads=2,
+            intermediate_dim=32,
+            image_shape=(28, 28, 3),
+        ),
+        vocabulary_size=100,
+        num_layers=6,
+        num_query_heads=4,
+        num_key_value_heads=2,
+        hidden_dim=32,
+        intermediate_dim=48,
+        **keras_visor.uniform_layout(6),
+    )
+    ```
+    """
+
+    def __init__(
+        self,
+        vision_encoder: keras.Model,
+        vocabulary_size: int,
+        num_layers: int,
+        num_query_heads: int,
+        num_key_value_heads: int,
+        hidden_dim: int,
+        intermediate_dim: int,
+        cross_attention_layers: Sequence[int] | None = None,
+        self_attention_layers: Sequence[int] | None = None,
+        budgets: Sequence[Sequence[int]] | None = None,
+        cross_attention_num_heads: int | None = None,
+        cross_attention_num_key_value_heads: int | None = None,
+        position_kernel_size: int = 7,
+        policy_hidden_dim: int | None = None,
+        policy_rule: str = "argmax",
+        policy_tolerance: float = 0.0,
+        rope_max_wavelength: float = 1e6,
+        layer_norm_epsilon: float = 1e-6,
+        tie_word_embeddings: bool = True,
+        dtype=None,
+        **kwargs,
+    ):
+        cross_layers, self_layers, budgets = _complete_layout(
+            num_layers, cross_attention_layers, self_attention_layers, budgets
+        )
+        check_layout(num_layers, cross_layers, self_layers, budgets)
+        cross_attention_num_heads = cross_attention_num_heads or num_query_heads
+        cross_attention_num_key_value_heads = (
+            cross_attention_num_key_value_heads or num_key_value_heads
+        )
+
+        # === Layers ===
+        self.token_embedding = keras.layers.ReversibleEmbedding(
+            vocabulary_size,
+            hidden_dim,
+            tie_weights=tie_word_embeddings,
+            embeddings_initializer=keras.initializers.RandomNormal(stddev=0.02),
+            dtype=dtype,
+            name="token_embedding",
+        )
+        encoder = _patch_encoder(vision_encoder)
+        self.vision_tower = VisorVisionTower(
+            encoder, hidden_dim, dtype=dtype, name="vision_tower"
+        )
+        self.cross_attentions = [
+            VisorCrossAttention(
+                cross_attention_num_heads,
+                cross_attention_num_key_value_heads,
+                position_kernel_size=position_kernel_size,
+                layer_norm_epsilon=layer_norm_epsilon,
+                dtype=dtype,
+                name=f"cross_attention_{layer}",
+            )
+            for layer in cross_layers
+        ]
+        self.decoder_layers = [
+            (
+                VisorSelfAttentionGate
+                if layer in self_layers
+                else VisorDecoderLayer
+            )(
+                intermediate_dim=intermediate_dim,
+                num_query_heads=num_query_heads,
+                num_key_value_heads=num_key_value_heads,
+                rope_max_wavelength=rope_max_wavelength,
+                layer_norm_epsilon=layer_norm_epsilon,
+                dtype=dtype,
+                name=f"decoder_layer_{layer}",
+            )
+            for layer in range(num_layers)
+        ]
+        self.final_norm = keras.layers.RMSNormalization(
+            epsilon=layer_norm_epsilon, dtype=dtype, name="final_norm"
+        )
+
+        # === Config ===
+        # Before the functional model, whose layer loop reads it.
+        # As text: kept as a layer it would bring SigLIP's unused head along.
+        self._vision_encoder_config = json.dumps(
+            keras.saving.serialize_keras_object(vision_encoder)
+        )
+        self._patches_per_tile = _patches_per_tile(vision_encoder)
+        self.vocabulary_size = vocabulary_size
+        self.num_layers = num_layers
+        self.num_query_heads = num_query_heads
+        self.num_key_value_heads = num_key_value_heads
+        self.hidden_dim = hidden_dim
+        self.intermediate_dim = intermediate_dim
+        self._layout = (tuple(cross_layers), tuple(self_layers))
+        self._budgets = tuple(tuple(budget) for budget in budgets)
+        self.cross_attention_num_heads = cross_attention_num_heads
+        self.cross_attention_num_key_value_heads = (
+            cross_attention_num_key_value_heads
+        )
+        self.position_kernel_size = position_kernel_size
+        self.policy_hidden_dim = policy_hidden_dim
+        self.policy_rule = policy_rule
+        self.policy_tolerance = policy_tolerance
+        self.rope_max_wavelength = rope_max_wavelength
+        self.layer_norm_epsilon = layer_norm_epsilon
+        self.tie_word_embeddings = tie_word_embeddings
+
+        # === Functional Model ===
+        def text_input(name, dtype="int32"):
+            return keras.Input((None,), dtype=dtype, name=name)
+
+        inputs = {
+            "token_ids": text_input("token_ids"),
+            "padding_mask": text_input("padding_mask", "bool"),
+            "text_positions": text_input("text_positions"),
+            "images": keras.Input(
+                (None, *encoder.inputs[0].shape[1:]),
+                dtype="float32",
+                name="images",
+            ),
+            "vision_indices": keras.Input(
+                (None, 4), dtype="int32", name="vision_indices"
+            ),
+            "vision_weights": keras.Input(
+                (None, 4), dtype="float32", name="vision_weights"
+            ),
+            "vision_positions": text_input("vision_positions"),
+            "vision_mask": text_input("vision_mask", "bool"),
+            "vision_image_ids": text_input("vision_image_ids"),
+            "budget": keras.Input((), dtype="int32", name="budget"),
+        }
+        streams = self.run_layers(
+            self.embed(inputs), self.switches(inputs["budget"])
+        )
+        super().__init__(
+            inputs=inputs,
+            outputs=self.final_norm(streams.text),
+            dtype=dtype,
+            **kwargs,
+        )
+
+        # The policy hangs beside the functional model: Keras' torch backend
+        # would lose track of its weights if it were set before `__init__`.
+        self.policy = None
+        if policy_hidden_dim is not None:
+            self.policy = BudgetPolicy(
+                len(budgets),
+                policy_hidden_dim,
+                rule=policy_rule,
+                tolerance=policy_tolerance,
+                layer_norm_epsilon=layer_norm_epsilon,
+                dtype=dtype,
+                name="policy",
+            )
+            self.policy.build((None, hidden_dim))
+
+    @property
+    def cross_attention_layers(self) -> list[int]:
+        """The layers before which the text reads the image, ascending."""
+        return list(self._layout[0])
+
+    @property
+    def self_attention_layers(self) -> list[int]:
+        """The layers that can refine the visual tokens, ascending."""
+        return list(self._layout[1])
+
+    @property
+    def budgets(self) -> list[list[int]]:
+        """The viable budgets, from cheapest to dearest (the full one)."""
+        return [list(budget) for budget in self._budgets]
+
+    @property
+    def first_optional_layer(self) -> int:
+        """The lowest layer on which the budgets differ; `num_layers` if none.
+
+        The layers below it run once, whatever the budget, and are what the
+        policy sees.
+        """
+        for layer in self.self_attention_layers:
+            if len({layer in budget for budget in self._budgets}) == 2:
+                return layer
+        return self.num_layers
+
+    @property
+    def patches_per_tile(self) -> int:
+        """How many features the vision encoder gives for one tile."""
+        return self._patches_per_tile
+
+    def embed(self, inputs: dict) -> Streams:
+        """The streams before the first decoder layer."""
+        return Streams(
+            text=self.token_embedding(inputs["token_ids"]),
+            text_positions=inputs["text_positions"],
+            text_mask=inputs["padding_mask"],
+            vision=self.vision_tower(
+                inputs["images"],
+                inputs["vision_indices"],
+                inputs["vision_weights"],
+            ),
+            vision_positions=inputs["vision_positions"],
+            vision_mask=inputs["vision_mask"],
+            vision_image_ids=inputs["vision_image_ids"],
+        )
+
+    def switches(self, budget) -> dict:
+        """For each self-attention layer whether `budget` has it on.
+
+        Args:
+            budget: int, or an int32 tensor (batch,) of indices into
+                `budgets`.
+
+        Returns:
+            A dict from layer index to a Python bool (where the answer does
+            not depend on the sample) or a bool tensor (batch,).
+        """
+        switches = {}
+        for layer in self.self_attention_layers:
+            on = [layer in budget for budget in self._budgets]
+            if isinstance(budget, int):
+                switches[layer] = on[budget]
+            elif len(set(on)) == 1:
+                switches[layer] = on[0]
+            else:
+                switches[layer] = (
+                    ops.take(np.array(on, dtype="int32"), budget) > 0
+                )
+        return switches
+
+    def run_layers(
+        self,
+        streams: Streams,
+        switches: dict,
+        layers: Iterable[int] | None = None,
+        cache: dict | None = None,
+    ) -> Streams:
+        """Run decoder layers, each in its role.
+
+        Args:
+            streams: `Streams` before the first of the layers.
+            switches: dict, what `switches` gave.
+            layers: The layer indices to run, in order. Defaults to `None`:
+                all of them.
+            cache: Optional dict with the keys "text", "vision" and "cross",
+                which gets, by layer, the keys and values that decoding needs.
+                Wants Python bools in `switches`.
+
+        Returns:
+            `Streams` after the last of the layers.
+        """
+        for index in range(self.num_layers) if layers is None else layers:
+            if streams.vision is not None and index in self._layout[0]:
+                streams = self._cross_attend(index, streams, cache)
+            streams = self._decode(
+                index, streams, switches.get(index, False), cache
+            )
+        return streams
+
+    def cross_attention_at(self, index: int) -> VisorCrossAttention:
+        """The cross-attention in front of decoder layer `index`."""
+        return self.cross_attentions[self._layout[0].index(index)]
+
+    def _cross_attend(self, index, streams, cache):
+        output = self.cross_attention_at(index)(
+            streams.text,
+            streams.vision,
+            text_positions=streams.text_positions,
+            vision_positions=streams.vision_positions,
+            vision_mask=streams.vision_mask,
+            vision_image_ids=streams.vision_image_ids,
+            return_cache=cache is not None,
+        )
+        if cache is not None:
+            output, cache["cross"][str(index)] = output
+        return streams._replace(text=streams.text + output)
+
+    def _decode(self, index, streams, enabled, cache):
+        layer = self.decoder_layers[index]
+        if not isinstance(layer, VisorSelfAttentionGate):
+            text = layer(
+                streams.text,
+                text_positions=streams.text_positions,
+                text_mask=streams.text_mask,
+                return_cache=cache is not None,
+            )
+            if cache is not None:
+                text, cache["text"][str(index)] = text
+            return streams._replace(text=text)
+        outputs = layer(
+            streams.text,
+            streams.vision,
+            text_positions=streams.text_positions,
+            vision_positions=streams.vision_positions,
+            text_mask=streams.text_mask,
+            vision_mask=streams.vision_mask,
+            enabled=enabled,
+            return_cache=cache is not None,
+        )
+        if cache is not None:
+            *outputs, text_cache, vision_cache = outputs
+            cache["text"][str(index)] = text_cache
+            if vision_cache is not None:
+                cache["vision"][str(index)] = vision_cache
+        return streams._replace(text=outputs[0], vision=outputs[1])
+
+    def intermediates(self, inputs: dict) -> dict:
+        """Run the backbone and return what happens inside, for analysis.
+
+        Args:
+            inputs: dict, the backbone's inputs; all samples must share one
+                budget.
+
+        Returns:
+            A dict with the keys
+            - `hidden_states`: the backbone's output.
+            - `text`: by layer, the text tokens after it.
+            - `vision`: by layer, the visual tokens after it.
+            - `vision_attention`: by layer that looks at the image, float32
+              (batch, text_length, vision_length): how much each text token
+              attends to each visual token, the mean over the heads. A row
+              sums to the share of the attention that goes to the image.
+        """
+        inputs = {
+            name: ops.convert_to_tensor(value)
+            for name, value in inputs.items()
+        }
+        budgets = set(ops.convert_to_numpy(inputs["budget"]).tolist())
+        if len(budgets) != 1:
+            raise ValueError(
+                "`inputs['budget']` must be the same for all samples. "
+                f"Received: {sorted(budgets)}"
+            )
+        switches = self.switches(int(budgets.pop()))
+        streams = self.embed(inputs)
+        text, vision, vision_attention = {}, {}, {}
+        for index in range(self.num_layers):
+            if index in self._layout[0]:
+                vision_attention[index] = self.cross_attention_at(
+                    index
+                ).vision_attention(
+                    streams.text,
+                    streams.vision,
+                    streams.text_positions,
+                    streams.vision_positions,
+                    streams.vision_mask,
+                    streams.vision_image_ids,
+                )
+            elif switches.get(index, False):
+                vision_attention[index] = self.decoder_layers[
+                    index
+                ].vision_attention(
+                    streams.text,
+                    streams.vision,
+                    streams.text_positions,
+                    streams.vision_positions,
+                    streams.text_mask,
+                    streams.vision_mask,
+                )
+            streams = self.run_layers(streams, switches, [index])
+            text[index], vision[index] = streams.text, streams.vision
+        return {
+            "hidden_states": self.final_norm(streams.text),
+            "text": text,
+            "vision": vision,
+            "vision_attention": vision_attention,
+        }
+
+    def default_lora_layer_names(self) -> list[str]:
+        """Query and value of the decoder and the cross-attention.
+
+        KerasHub's own default would reach the vision encoder too, whose
+        layers are called "query" and "value".
+        """
+        return ["query_dense", "value_dense"]
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(
+            {
+                "vision_encoder": json.loads(self._vision_encoder_config),
+                "vocabulary_size": self.vocabulary_size,
+                "num_layers": self.num_layers,
+                "num_query_heads": self.num_query_heads,
+                "num_key_value_heads": self.num_key_value_heads,
+                "hidden_dim": self.hidden_dim,
+                "intermediate_dim": self.intermediate_dim,
+                "cross_attention_layers": self.cross_attention_layers,
+                "self_attention_layers": self.self_attention_layers,
+                "budgets": self.budgets,
+                "cross_attention_num_heads": self.cross_attention_num_heads,
+                "cross_attention_num_key_value_heads": (
+                    self.cross_attention_num_key_value_heads
+                ),
+                "position_kernel_size": self.position_kernel_size,
+                "policy_hidden_dim": self.policy_hidden_dim,
+                "policy_rule": self.policy_rule,
+                "policy_tolerance": self.policy_tolerance,
+                "rope_max_wavelength": self.rope_max_wavelength,
+                "layer_norm_epsilon": self.layer_norm_epsilon,
+                "tie_word_embeddings": self.tie_word_embeddings,
+            }
+        )
+        return config
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        encoder = config["vision_encoder"]
+        if isinstance(encoder, dict):
+            encoder = {**encoder, "config": dict(encoder["config"])}
+            if "dtype" in encoder["config"] and config.get("dtype"):
+                # The encoder is nested: KerasHub's loader does not reach it.
+                encoder["config"]["dtype"] = config["dtype"]
+            config["vision_encoder"] = keras.saving.deserialize_keras_object(
+                encoder
+            )
+        return super().from_config(config)
+
+
+def _complete_layout(num_layers, cross_layers, self_layers, budgets):
+    """Fill in the defaults of the three layout arguments."""
+    dense = cross_layers is None and self_layers is None
+    cross_layers = list(cross_layers or [])
+    self_layers = list(range(num_layers) if dense else self_layers or [])
+    if budgets is None and dense:
+        budgets = [self_layers]
+    elif budgets is None:
+        budgets = [
+            self_layers[len(self_layers) - count :]
+            for count in range(len(self_layers) + 1)
+        ]
+    return cross_layers, self_layers, [list(budget) for budget in budgets]
+
+
+def _patch_encoder(vision_encoder):
+    """A model from images to patch features, sharing the encoder's layers."""
+    if not isinstance(vision_encoder, keras_hub.models.SigLIPVisionEncoder):
+        return vision_encoder
+    return keras.Model(
+        vision_encoder.inputs[0],
+        vision_encoder.encoder_layers[-1].output,
+        name="patch_encoder",
+    )
+
+
+def _patches_per_tile(vision_encoder):
+    if isinstance(vision_encoder, keras_hub.models.SigLIPVisionEncoder):
+        # Its symbolic output shape states one token too many.
+        return vision_encoder.embedding.num_positions
+    return vision_encoder.output.shape[1]
