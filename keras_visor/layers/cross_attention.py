@@ -43,8 +43,8 @@ class VisorCrossAttention(keras.layers.Layer):
         vision_mask: bool tensor (batch, vision_length), False at padding.
             Defaults to `None`, no padding.
         vision_image_ids: int32 tensor (batch, vision_length), the image of
-            the sample that a visual token belongs to, -1 at padding. Defaults
-            to `None`, one image a sample.
+            the sample that a visual token belongs to. Defaults to `None`, one
+            image a sample.
         return_cache: bool. Whether to return the keys and values of the
             visual tokens too. Defaults to `False`.
 
@@ -156,7 +156,9 @@ class VisorCrossAttention(keras.layers.Layer):
     def project_vision(self, vision, vision_mask, vision_image_ids=None):
         """Keys and values of the visual tokens: computed once, then cached."""
         if vision_image_ids is None:
-            vision_image_ids = ops.cast(vision_mask, "int32") - 1
+            vision_image_ids = ops.zeros_like(vision_mask, dtype="int32")
+        # Whatever the ids say of padding: it is no part of any image.
+        vision_image_ids = ops.where(vision_mask, vision_image_ids, -1)
         vision = self.key_value_norm(
             vision + self._position_embedding(vision, vision_image_ids)
         )

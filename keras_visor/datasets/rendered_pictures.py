@@ -1,0 +1,186 @@
+"""Rendered pictures with questions and answers, made up on the fly."""
+
+import operator
+import random
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from keras_visor.datasets.rendered import chart
+from keras_visor.datasets.rendered import document
+from keras_visor.datasets.rendered import letter
+from keras_visor.datasets.rendered import scene
+from keras_visor.datasets.rendered import table
+from keras_visor.datasets.rendered.canvas import BACKGROUNDS
+from keras_visor.datasets.rendered.canvas import Canvas
+
+SPLITS = ("train", "validation", "test")
+MIN_IMAGE_SIZE = 64
+
+_DOCUMENTS = (scene.Scene, table.Table, chart.Chart, letter.Letter)
+
+
+class _Family(NamedTuple):
+    name: str
+    group: str
+    asked_of: type[document.Document]
+    ask: Callable[..., document.Question | None]
+
+
+_FAMILIES = (
+    _Family("document_kind", "coarse", document.Document, document.ask_kind),
+    _Family(
+        "is_document_kind", "coarse", document.Document, document.ask_is_kind
+    ),
+    _Family("background", "coarse", document.Document, document.ask_background),
+    _Family("shape_colour", "coarse", scene.Scene, scene.ask_shape_colour),
+    _Family(
+        "shape_of_colour", "coarse", scene.Scene, scene.ask_shape_of_colour
+    ),
+    _Family("shape_present", "coarse", scene.Scene, scene.ask_shape_present),
+    _Family("shape_count", "coarse", scene.Scene, scene.ask_shape_count),
+    _Family("header_colour", "coarse", table.Table, table.ask_header_colour),
+    _Family("bar_present", "coarse", chart.Chart, chart.ask_bar_present),
+    _Family("bar_count", "coarse", chart.Chart, chart.ask_bar_count),
+    _Family("stamp_present", "coarse", letter.Letter, letter.ask_stamp_present),
+    _Family("stamp_colour", "coarse", letter.Letter, letter.ask_stamp_colour),
+)
+
+
+def question_families() -> dict[str, tuple[str, ...]]:
+    """Returns the names of the question families, by group.
+
+    The group `"coarse"` is answered from a glance at the picture, without
+    reading: colours, shapes, presence, small numbers, kinds of document.
+
+    Example:
+
+    ```python
+    keras_visor.datasets.question_families()["coarse"]
+    # ("document_kind", "is_document_kind", "background", ...)
+    ```
+    """
+    groups: dict[str, tuple[str, ...]] = {}
+    for family in _FAMILIES:
+        groups[family.group] = groups.get(family.group, ()) + (family.name,)
+    return groups
+
+
+class RenderedPictures:
+    """Pictures of scenes, tables, charts and letters, with questions.
+
+    A sequence of examples, each made from its split, seed and index alone: any
+    example can be made at any time, in any process, and is always the same.
+    Splits never share a random stream, whatever their seeds.
+
+    Each example asks one question of every family that suits its picture (see
+    `question_families`), four to seven in all and in random order. The answers
+    of a family are balanced: its wording alone does not give them away.
+
+    Args:
+        split: string. `"train"`, `"validation"` or `"test"`.
+        num_pictures: int. The number of examples.
+        seed: int. Another seed gives other examples. Defaults to 0.
+        image_size: int. The side of the square pictures in pixels, at least 64.
+            Defaults to 96.
+
+    Example:
+
+    ```python
+    pictures = keras_visor.datasets.RenderedPictures("train", 1000)
+    example = pictures.example(0)
+    example["image"]  # (96, 96, 3) uint8
+    for question, answer, family in zip(
+        example["questions"], example["answers"], example["families"]
+    ):
+        print(f"{family}: {question} {answer}")
+    ```
+    """
+
+    def __init__(
+        self,
+        split: str,
+        num_pictures: int,
+        seed: int = 0,
+        image_size: int = 96,
+    ) -> None:
+        if split not in SPLITS:
+            raise ValueError(
+                f"`split` must be one of {SPLITS}. Received: split={split!r}"
+            )
+        self.split = split
+        self.num_pictures = _at_least("num_pictures", num_pictures, 1)
+        self.seed = _at_least("seed", seed, 0)
+        self.image_size = _at_least("image_size", image_size, MIN_IMAGE_SIZE)
+
+    def __len__(self) -> int:
+        return self.num_pictures
+
+    def __getitem__(self, index: int) -> dict:
+        return self.example(index)
+
+    def example(self, index: int) -> dict:
+        """Makes one example.
+
+        Args:
+            index: int. From 0 to `len(self) - 1`.
+
+        Returns:
+            A dictionary of `"image"`, (image_size, image_size, 3) uint8, and of
+            three lists of strings of equal length: `"questions"`, `"answers"`
+            and `"families"`.
+
+        Raises:
+            IndexError: if `index` is out of range.
+        """
+        index = operator.index(index)
+        if not 0 <= index < self.num_pictures:
+            raise IndexError(
+                f"`index` must be from 0 to {self.num_pictures - 1}. "
+                f"Received: index={index}"
+            )
+        rng = self._rng(index)
+        background = rng.choice(BACKGROUNDS)
+        shown = rng.choice(_DOCUMENTS).sample(background, rng)
+        canvas = Canvas(self.image_size, background, rng)
+        shown.draw(canvas, rng)
+        image = canvas.finish()
+
+        asked = []
+        for family in _FAMILIES:
+            if isinstance(shown, family.asked_of):
+                question = family.ask(shown, rng)
+                if question is not None:
+                    asked.append((family.name, question))
+        rng.shuffle(asked)
+        return {
+            "image": image,
+            "questions": [_spell(question.text, rng) for _, question in asked],
+            "answers": [question.answer for _, question in asked],
+            "families": [name for name, _ in asked],
+        }
+
+    def _rng(self, index: int) -> random.Random:
+        sequence = np.random.SeedSequence(
+            self.seed, spawn_key=(SPLITS.index(self.split), index)
+        )
+        return random.Random(int(sequence.generate_state(1, np.uint64)[0]))
+
+
+def _spell(text: str, rng: random.Random) -> str:
+    # People begin a question either way.
+    return text[0].upper() + text[1:] if rng.random() < 0.5 else text
+
+
+def _at_least(name: str, value: int, smallest: int) -> int:
+    # True is an int to Python, but no number of pictures.
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(
+            f"`{name}` must be an integer. Received: {name}={value!r}"
+        )
+    if value < smallest:
+        raise ValueError(
+            f"`{name}` must be at least {smallest}. Received: {name}={value}"
+        )
+    return int(value)

@@ -1,0 +1,88 @@
+"""The one place that knows how each backend compiles a program."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+
+class Programs:
+    """Runs functions of a model, each as a compiled program.
+
+    A program is compiled for each new set of input shapes and static
+    arguments, and reused for ever after. Follows
+    `keras_hub.models.CausalLM.make_generate_function`.
+
+    Args:
+        model: A `keras_hub.models.CausalLM`.
+    """
+
+    def __init__(self, model):
+        self.model = model
+        self._compiled: dict[Any, Callable] = {}
+
+    def run(self, function: Callable, *tensors, **static):
+        """`function(model, *tensors, **static)`.
+
+        Args:
+            function: A pure function of the model's weights, its sampler's
+                random state and its arguments.
+            *tensors: Nested structures of arrays, or `None`.
+            **static: Hashable Python values, constants of the program.
+        """
+        key = (function, tuple(sorted(static.items())))
+        if key not in self._compiled:
+            bound = functools.partial(function, self.model, **static)
+            self._compiled[key] = self._compile(bound)
+        tensors = keras.tree.map_structure(
+            keras.ops.convert_to_tensor, tensors, none_is_leaf=False
+        )
+        return self._compiled[key](*tensors)
+
+    def _compile(self, function):
+        backend = keras.config.backend()
+        if self.model.run_eagerly and backend != "torch":
+            return function
+        if backend == "jax":
+            return self._compile_jax(function)
+        if backend == "tensorflow":
+            import tensorflow as tf
+
+            return tf.function(function, jit_compile=self.model.jit_compile)
+        if backend == "torch":
+            import torch
+
+            return torch.no_grad()(function)
+        return function
+
+    def _compile_jax(self, function):
+        import jax
+
+        model = self.model
+
+        @jax.jit
+        def compiled(state, tensors):
+            mapping = zip(self._jax_variables(), state, strict=True)
+            with keras.StatelessScope(state_mapping=mapping) as scope:
+                outputs = function(*tensors)
+            # Only the sampler's random state changes in generation.
+            random_state = [
+                scope.get_current_value(v) for v in model.sampler.variables
+            ]
+            return outputs, random_state
+
+        def run(*tensors):
+            state = [v.value for v in self._jax_variables()]
+            outputs, random_state = compiled(state, tensors)
+            for variable, value in zip(
+                model.sampler.variables, random_state, strict=True
+            ):
+                if value is not None:
+                    variable.assign(value)
+            return outputs
+
+        return run
+
+    def _jax_variables(self):
+        return [*self.model.variables, *self.model.sampler.variables]

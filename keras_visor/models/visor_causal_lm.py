@@ -1,0 +1,468 @@
+"""The VISOR task: answers questions about pictures, and learns to."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import keras_hub
+import numpy as np
+from keras import ops
+
+from keras_visor.generation.generator import Generator
+from keras_visor.models.encoded_images import EncodedImages
+from keras_visor.models.loader import VisorPresetMixin
+from keras_visor.models.sample_batches import SampleBatches
+from keras_visor.models.visor_backbone import VisorBackbone
+from keras_visor.models.visor_causal_lm_preprocessor import (
+    VisorCausalLMPreprocessor,
+)
+from keras_visor.preprocessing.chat_template import IMAGE_MARK
+
+
+@keras.saving.register_keras_serializable("keras_visor")
+class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
+    """A vision-language model that looks at the image as much as it needs.
+
+    It keeps every visual token, but only a few decoder layers look at them;
+    a *budget*, chosen per sample by a small policy or by the caller, says how
+    many of the self-attention layers run. One set of weights serves every
+    budget. Follows VISOR (arXiv 2603.23495).
+
+    Args:
+        backbone: `VisorBackbone`.
+        preprocessor: `VisorCausalLMPreprocessor`, or `None` to work on the
+            backbone's inputs. Defaults to `None`.
+        **kwargs: Other arguments of `keras_hub.models.CausalLM`.
+
+    Examples:
+
+    Ask.
+    ```python
+    lm = keras_visor.VisorCausalLM.from_preset("visor_tiny_en")
+    lm.generate(
+        {"prompts": ["what colour is the square?"], "images": ["scene.png"]},
+        max_length=48,
+    )
+    ```
+
+    Ask many questions of one picture, encoded once, at the least cost.
+    ```python
+    encoded = lm.encode("scene.png")
+    lm.generate(
+        {"prompts": questions, "images": encoded}, budget="minimal"
+    )
+    ```
+
+    Fine-tune. The loss is on the responses alone.
+    ```python
+    lm.backbone.enable_lora(rank=4)
+    lm.fit(
+        {"prompts": questions, "responses": answers, "images": images},
+        batch_size=8,
+    )
+    ```
+
+    A LLaVA-OneVision checkpoint, as it is and made a fresh VISOR.
+    ```python
+    name = "hf://llava-hf/llava-onevision-qwen2-0.5b-ov-hf"
+    dense = keras_visor.VisorCausalLM.from_preset(name)
+    lm = keras_visor.VisorCausalLM.from_preset(
+        name, **keras_visor.uniform_layout(24)
+    )
+    ```
+    """
+
+    backbone_cls = VisorBackbone
+    preprocessor_cls = VisorCausalLMPreprocessor
+
+    def __init__(
+        self,
+        backbone: VisorBackbone,
+        preprocessor: VisorCausalLMPreprocessor | None = None,
+        **kwargs,
+    ):
+        # === Layers ===
+        self.backbone = backbone
+        self.preprocessor = preprocessor
+        if preprocessor is not None:
+            preprocessor.num_budgets = len(backbone.budgets)
+
+        # === Functional Model ===
+        inputs = backbone.input
+        outputs = backbone.token_embedding(backbone(inputs), reverse=True)
+        super().__init__(inputs=inputs, outputs=outputs, **kwargs)
+        self._said_full_for_auto = False
+
+    def compile(
+        self,
+        optimizer="auto",
+        loss="auto",
+        *,
+        weighted_metrics="auto",
+        sampler="greedy",
+        **kwargs,
+    ):
+        """See `keras_hub.models.CausalLM.compile`; samples greedily."""
+        if getattr(sampler, "return_all_beams", False):
+            raise ValueError(
+                "`generate` gives one text a prompt. Received a `sampler` "
+                "with return_all_beams=True"
+            )
+        super().compile(
+            optimizer=optimizer,
+            loss=loss,
+            weighted_metrics=weighted_metrics,
+            sampler=sampler,
+            **kwargs,
+        )
+
+    # === Generation ===
+
+    def make_generate_function(self) -> Generator:
+        """The stages of generation, each compiled once for its shapes."""
+        if self.generate_function is None:
+            self.generate_function = Generator(self)
+        return self.generate_function
+
+    def generate(
+        self,
+        inputs,
+        max_length: int | None = None,
+        stop_token_ids="auto",
+        strip_prompt: bool = False,
+        budget: str | int | Sequence[int] = "auto",
+        return_report: bool = False,
+    ):
+        """Generate text from prompts and images.
+
+        Args:
+            inputs: string, list of strings, a dict of `prompts` (strings) and
+                `images` (per prompt `None`, one image, a list of images or an
+                `EncodedImages`; see `VisorImageConverter` for what an image
+                can be), or a `tf.data.Dataset` of such batches. With the
+                preprocessor detached, the backbone's inputs.
+            max_length: int. Text tokens of prompt and answer together.
+                Defaults to `None`: the preprocessor's `sequence_length`.
+                Ignored when the preprocessor is detached: then the width of
+                `token_ids` counts.
+            stop_token_ids: `None`, "auto" or a sequence of ids that end an
+                answer. Defaults to "auto": `<|im_end|>` and `<|endoftext|>`.
+            strip_prompt: bool. Return the answer without the prompt. Defaults
+                to `False`.
+            budget: "auto" (the policy chooses, per sample), "full",
+                "minimal", an index into `backbone.budgets`, or one index a
+                sample. A model without a policy takes "auto" as "full".
+                Defaults to "auto".
+            return_report: bool. Return `(outputs, report)`, where `report`
+                has, as an int array a sample, `budget` (the index that ran),
+                `text_tokens` and `vision_tokens` of the prompt. Defaults to
+                `False`.
+
+        Returns:
+            A list of strings without special tokens, or one string if
+            `inputs` was one prompt. With the preprocessor detached, a dict
+            of `token_ids` and `padding_mask`, padded on the right.
+        """
+        scalar = False
+        if type(inputs).__module__.startswith("tensorflow"):
+            batches = list(inputs.as_numpy_iterator())
+        else:
+            batches = [inputs]
+            prompts = (
+                inputs.get("prompts") if isinstance(inputs, dict) else inputs
+            )
+            scalar = isinstance(prompts, str)
+        parts = [
+            self._generate_batch(
+                batch, max_length, stop_token_ids, strip_prompt, budget
+            )
+            for batch in batches
+        ]
+        outputs, reports = zip(*parts, strict=True)
+        if isinstance(outputs[0], dict):
+            outputs = {
+                name: np.concatenate([output[name] for output in outputs])
+                for name in outputs[0]
+            }
+        else:
+            outputs = [text for output in outputs for text in output]
+            outputs = outputs[0] if scalar else outputs
+        if not return_report:
+            return outputs
+        report = {
+            name: np.concatenate([report[name] for report in reports])
+            for name in reports[0]
+        }
+        return outputs, report
+
+    def _generate_batch(
+        self, inputs, max_length, stop_token_ids, strip_prompt, budget
+    ):
+        stop_token_ids = self._stop_token_ids(stop_token_ids)
+        if self.preprocessor is None:
+            x = {name: np.array(value) for name, value in inputs.items()}
+            max_length = x["token_ids"].shape[1]
+        else:
+            if isinstance(inputs, dict) and "budget" in inputs:
+                raise ValueError(
+                    "Pass `budget` as an argument of `generate`, not within "
+                    f"`inputs`. Received: budget={inputs['budget']}"
+                )
+            self._resolve_budgets(budget, None)
+            max_length = max_length or self.preprocessor.sequence_length
+            x = self._preprocess(inputs, max_length)
+        budgets = self._resolve_budgets(budget, len(x["token_ids"]))
+        _check_ends_in_text(x)
+        answers, budgets = self.make_generate_function().generate(
+            x, max_length, budgets, stop_token_ids
+        )
+        report = {
+            "budget": np.asarray(budgets),
+            "text_tokens": x["padding_mask"].sum(axis=1),
+            "vision_tokens": x["vision_mask"].sum(axis=1),
+        }
+        prompts = [
+            [] if strip_prompt else ids[mask].tolist()
+            for ids, mask in zip(
+                x["token_ids"], x["padding_mask"].astype(bool), strict=True
+            )
+        ]
+        token_ids = [p + a for p, a in zip(prompts, answers, strict=True)]
+        if self.preprocessor is not None:
+            return self.preprocessor.tokenizer.detokenize(token_ids), report
+        lengths = np.array([len(ids) for ids in token_ids])
+        padded = np.zeros((len(token_ids), max_length), "int32")
+        for row, ids in enumerate(token_ids):
+            padded[row, : len(ids)] = ids
+        mask = np.arange(max_length) < lengths[:, None]
+        return {"token_ids": padded, "padding_mask": mask}, report
+
+    def _preprocess(self, inputs, max_length):
+        """The backbone's inputs; visual tokens where images came encoded."""
+        images = inputs.get("images") if isinstance(inputs, dict) else None
+        entries = images if isinstance(images, (list, tuple)) else [images]
+        if not any(isinstance(entry, EncodedImages) for entry in entries):
+            return self.preprocessor.generation_batch(inputs, max_length)
+        entries = [
+            entry
+            if isinstance(entry, EncodedImages) or _is_empty(entry)
+            else self.encode([entry])[0]
+            for entry in entries
+        ]
+        x = self.preprocessor.generation_batch(
+            {**inputs, "images": entries}, max_length
+        )
+        batch, length = x["vision_mask"].shape
+        if len(entries) == 1:
+            entries = entries * batch
+        width = self.backbone.hidden_dim
+        empty = ops.zeros((0, width), dtype=self.backbone.compute_dtype)
+        rows = [empty if _is_empty(e) else e.tokens for e in entries]
+        x["vision"] = ops.stack(
+            [ops.pad(row, ((0, length - row.shape[0]), (0, 0))) for row in rows]
+        )
+        return x
+
+    def _stop_token_ids(self, stop_token_ids):
+        if isinstance(stop_token_ids, str) and stop_token_ids == "auto":
+            if self.preprocessor is None:
+                raise ValueError(
+                    '`stop_token_ids="auto"` needs the preprocessor, which is '
+                    "detached. Pass `None` or a sequence of token ids."
+                )
+            stop_token_ids = self.preprocessor.tokenizer.stop_token_ids
+        if stop_token_ids is None:
+            return None
+        return tuple(int(token_id) for token_id in stop_token_ids)
+
+    def _resolve_budgets(self, budget, batch_size):
+        """Budget indices (batch_size,), or `None` where the policy chooses.
+
+        With `batch_size` `None`, only checks what can be checked before.
+        """
+        last = len(self.backbone.budgets) - 1
+        if isinstance(budget, str):
+            named = {"full": last, "minimal": 0, "auto": None}
+            if budget not in named:
+                raise ValueError(
+                    f"`budget` must be one of {sorted(named)}, an index from "
+                    f"0 to {last} or a list of those. Received: {budget!r}"
+                )
+            if budget == "auto":
+                if last == 0:
+                    budget = 0
+                elif self.backbone.policy is None:
+                    if not self._said_full_for_auto:
+                        self._said_full_for_auto = True
+                        warnings.warn(
+                            "This model has no budget policy: "
+                            "budget='auto' runs the full budget.",
+                            stacklevel=4,
+                        )
+                    budget = last
+                else:
+                    return None
+            else:
+                budget = named[budget]
+        budgets = np.asarray(budget)
+        if (
+            budgets.dtype.kind not in "iu"
+            or budgets.ndim > 1
+            or not np.all((0 <= budgets) & (budgets <= last))
+        ):
+            raise ValueError(
+                "`budget` must be 'auto', 'full', 'minimal', an index from 0 "
+                f"to {last}, or one such index a sample. Received: {budget!r}"
+            )
+        if batch_size is None:
+            return None
+        if budgets.ndim and len(budgets) != batch_size:
+            raise ValueError(
+                "`budget` must have one index for each of the "
+                f"{batch_size} samples. Received: {len(budgets)}"
+            )
+        return np.broadcast_to(budgets, (batch_size,))
+
+    def encode(self, images) -> Any:
+        """Encode images once, for many questions.
+
+        Args:
+            images: One image, or a list with an entry for each prompt: an
+                image or the list of its images.
+
+        Returns:
+            An `EncodedImages` for one image, else a list of them. `generate`
+            takes them instead of images; a single one serves all prompts.
+        """
+        single = not isinstance(images, (list, tuple))
+        entries = [images] if single else list(images)
+        entries = [e if isinstance(e, (list, tuple)) else [e] for e in entries]
+        if not entries or not all(entries):
+            raise ValueError(
+                "`images` must hold an image for each entry. Received: "
+                f"{images!r}"
+            )
+        encoded = [self._encode(entry) for entry in entries]
+        return encoded[0] if single else encoded
+
+    def _encode(self, entry):
+        x = self.preprocessor.generate_preprocess(
+            {"prompts": [IMAGE_MARK * len(entry)], "images": [entry]},
+            sequence_length=1,
+        )
+        ids = x["vision_image_ids"][x["vision_mask"]]
+        return EncodedImages(
+            tokens=self.make_generate_function().encode(x)[0],
+            image_lengths=tuple(np.bincount(ids).tolist()),
+        )
+
+    def route(self, inputs: dict):
+        """The policy's logits for preprocessed inputs.
+
+        Args:
+            inputs: dict, what `preprocessor.generate_preprocess` gives.
+
+        Returns:
+            A tensor (batch, number of budgets).
+        """
+        if self.backbone.policy is None:
+            raise ValueError(
+                "This model has no budget policy: its backbone was made with "
+                "policy_hidden_dim=None."
+            )
+        inputs = {
+            name: ops.convert_to_numpy(value) for name, value in inputs.items()
+        }
+        return self.make_generate_function().route(inputs)
+
+    # === Training ===
+
+    def fit(
+        self, x=None, y=None, batch_size=None, validation_data=None, **kwargs
+    ):
+        """See `keras.Model.fit`.
+
+        Args:
+            x: A dict of `prompts`, `responses`, `images` and, if wanted,
+                `budget` (lists or arrays), or a `tf.data.Dataset`, a grain
+                dataset or a `keras.utils.PyDataset` of batches of it. With
+                the preprocessor detached, what it returns.
+            y: Not used: labels come from `responses`.
+            batch_size: int. For a dict. Defaults to `32`.
+            validation_data: As `x`.
+            **kwargs: Other arguments of `keras.Model.fit`.
+        """
+        raw = [data for data in (x, validation_data) if data is not None]
+        if self.preprocessor is None or not any(map(_needs_wrapping, raw)):
+            return super().fit(
+                x=x,
+                y=y,
+                batch_size=batch_size,
+                validation_data=validation_data,
+                **kwargs,
+            )
+        return keras.Model.fit(
+            self,
+            x=self._preprocessed(x, batch_size),
+            validation_data=self._preprocessed(validation_data, batch_size),
+            **kwargs,
+        )
+
+    def evaluate(self, x=None, y=None, batch_size=None, **kwargs):
+        """See `keras.Model.evaluate`, and `fit` for what `x` can be."""
+        # Within `fit` Keras brings validation data that are preprocessed.
+        cached = kwargs.get("_use_cached_eval_dataset", False)
+        if cached or self.preprocessor is None or not _needs_wrapping(x):
+            return super().evaluate(x=x, y=y, batch_size=batch_size, **kwargs)
+        return keras.Model.evaluate(
+            self, x=self._preprocessed(x, batch_size), **kwargs
+        )
+
+    def predict(self, x=None, batch_size=None, **kwargs):
+        """See `keras.Model.predict`: logits. For text, see `generate`."""
+        if self.preprocessor is None or not _needs_wrapping(x):
+            return super().predict(x=x, batch_size=batch_size, **kwargs)
+        return keras.Model.predict(
+            self, x=self._preprocessed(x, batch_size), **kwargs
+        )
+
+    def _preprocessed(self, data, batch_size):
+        if isinstance(data, tuple):
+            data, *labels = data
+            if any(label is not None for label in labels):
+                raise ValueError(
+                    "Labels come from `responses`: pass no `y` and no "
+                    f"`sample_weight`. Received: {labels}"
+                )
+        if data is None:
+            return None
+        if _needs_wrapping(data):
+            return SampleBatches(data, self.preprocessor, batch_size)
+        return data.map(self.preprocessor)
+
+
+def _needs_wrapping(data):
+    """Whether KerasHub's own pipeline has no place for these data.
+
+    Lists of images of many sizes are no arrays, and it takes no `PyDataset`.
+    """
+    if isinstance(data, tuple):
+        data = data[0]
+    return isinstance(data, (dict, keras.utils.PyDataset))
+
+
+def _is_empty(entry):
+    return entry is None or isinstance(entry, (list, tuple)) and not entry
+
+
+def _check_ends_in_text(x):
+    """What follows an image can only be asked from text after it."""
+    text = np.where(x["padding_mask"], x["text_positions"], -1).max(axis=1)
+    vision = np.where(x["vision_mask"], x["vision_positions"], -1).max(axis=1)
+    if np.any(text <= vision):
+        index = int(np.flatnonzero(text <= vision)[0])
+        raise ValueError(
+            "A prompt must end in text, not in an image. Received such a "
+            f"prompt at index {index}"
+        )

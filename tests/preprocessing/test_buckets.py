@@ -1,0 +1,35 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keras_visor.preprocessing.buckets import bucket_length
+
+LADDER = [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56]
+
+
+def test_is_the_ladder():
+    for length in range(57):
+        expected = next(step for step in LADDER if step >= length)
+        assert bucket_length(length, minimum=1) == expected
+
+
+@given(st.integers(0, 10**7), st.integers(0, 1000))
+def test_bucket_fits_and_is_its_own_bucket(length, minimum):
+    bucket = bucket_length(length, minimum)
+    assert bucket >= length and bucket >= minimum
+    assert bucket == bucket_length(bucket, minimum)
+    assert bucket * 4 < max(length, minimum, 1) * 5
+
+
+def test_few_shapes():
+    assert len({bucket_length(n) for n in range(16384)}) == 1 + 4 * 10
+
+
+def test_minimum_is_rounded_up():
+    assert bucket_length(0) == bucket_length(16) == 16
+    assert bucket_length(3, minimum=9) == 10
+
+
+def test_negative_length():
+    with pytest.raises(ValueError, match="`length`.*-1"):
+        bucket_length(-1)
