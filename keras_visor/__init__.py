@@ -1,5 +1,6 @@
 """VISOR, vision on request: vision-language models for Keras 3."""
 
+from keras_visor import analysis
 from keras_visor import checkpoints
 from keras_visor import layers
 from keras_visor.layers.budget_policy import BudgetPolicy
@@ -12,6 +13,7 @@ from keras_visor.models.visor_causal_lm import VisorCausalLM
 from keras_visor.models.visor_causal_lm_preprocessor import (
     VisorCausalLMPreprocessor,
 )
+from keras_visor.models import visor_presets as _visor_presets
 from keras_visor.models.visor_image_converter import VisorImageConverter
 from keras_visor.models.visor_tokenizer import VisorTokenizer
 
@@ -27,6 +29,7 @@ __all__ = [
     "VisorImageConverter",
     "VisorSelfAttentionGate",
     "VisorTokenizer",
+    "analysis",
     "checkpoints",
     "layers",
     "uniform_layout",

@@ -52,6 +52,19 @@ def tokenizer_definition(preset: str) -> str:
     return _qwen2(preset).to_str()
 
 
+def set_pipeline(tokenizer: Tokenizer) -> None:
+    """Give a byte-pair encoding Qwen2's normalizer, splits and decoder."""
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT_PATTERN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+
+
 def _qwen2(preset) -> Tokenizer:
     vocabulary, merges = (
         get_file(preset, name) for name in ("vocab.json", "merges.txt")
@@ -63,15 +76,7 @@ def _qwen2(preset) -> Tokenizer:
             f"`{vocabulary}` and `{merges}` do not define a byte-pair "
             f"encoding: {error}"
         ) from error
-    tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(SPLIT_PATTERN), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    set_pipeline(tokenizer)
     for token_id, token in sorted(_added_tokens(preset).items()):
         tokenizer.add_tokens([token])
         if tokenizer.token_to_id(token.content) != token_id:

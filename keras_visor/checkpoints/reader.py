@@ -5,6 +5,7 @@ at a time out of the mapped files, so that memory holds the model and the
 tensor in hand, never a second model.
 """
 
+import math
 from typing import Any
 
 import keras
@@ -28,6 +29,8 @@ from keras_visor.checkpoints.safetensors_file import read_header
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+# How much of a tensor is cast at once, where variables change in place.
+BLOCK_BYTES = 2**24
 # Spare tensors that an export writes back; the others are computed.
 KEPT = (
     "vision_tower.vision_model.post_layernorm.",
@@ -216,12 +219,43 @@ def _check(weights: list[Weight], tensors, passed_over):
 
 
 def _assign(variable, value):
-    """Cast and copy once, in NumPy: the variable must not alias the file."""
-    value = np.array(value, dtype=variable.dtype, order="C")
-    if value.dtype == "bfloat16":
-        # PyTorch takes no bfloat16 from NumPy; Keras goes through float32,
-        # which takes three times the memory. The bits do as well.
-        value = keras.ops.view(
-            keras.ops.convert_to_tensor(value.view(np.int16)), "bfloat16"
-        )
-    variable.assign(value)
+    """Set a variable, with less than a second copy of it in memory."""
+    backend = keras.backend.backend()
+    if backend == "jax":
+        # Arrays are immutable: the old one goes before the new one is made.
+        if len(variable.value.devices()) == 1:
+            variable.value.delete()
+        array = _aligned_empty(value.shape, variable.dtype)
+        array[...] = value
+        variable.assign(array)
+        return
+    rows = max(1, BLOCK_BYTES // max(1, value[:1].nbytes))
+    for start in range(0, len(value), rows):
+        block = np.array(value[start : start + rows], dtype=variable.dtype)
+        block = keras.ops.convert_to_tensor(block)
+        if backend == "torch":
+            variable.value[start : start + rows].detach().copy_(block)
+        else:
+            _assign_rows_tensorflow(variable.value, start, block)
+
+
+def _aligned_empty(shape, dtype):
+    """Memory that JAX on a CPU takes over instead of copying it."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.empty(size + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size].view(dtype).reshape(shape)
+
+
+def _assign_rows_tensorflow(variable, start, rows):
+    import tensorflow as tf
+
+    # `variable[start:stop].assign(rows)` reads the whole variable first, and
+    # the two copies stay in memory.
+    tf.raw_ops.ResourceStridedSliceAssign(
+        ref=variable.handle,
+        begin=[start],
+        end=[start + rows.shape[0]],
+        strides=[1],
+        value=rows,
+    )

@@ -393,8 +393,7 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
             validation_data: As `x`.
             **kwargs: Other arguments of `keras.Model.fit`.
         """
-        raw = [data for data in (x, validation_data) if data is not None]
-        if self.preprocessor is None or not any(map(_needs_wrapping, raw)):
+        if not any(map(self._wraps, (x, validation_data))):
             return super().fit(
                 x=x,
                 y=y,
@@ -413,7 +412,7 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
         """See `keras.Model.evaluate`, and `fit` for what `x` can be."""
         # Within `fit` Keras brings validation data that are preprocessed.
         cached = kwargs.get("_use_cached_eval_dataset", False)
-        if cached or self.preprocessor is None or not _needs_wrapping(x):
+        if cached or not self._wraps(x):
             return super().evaluate(x=x, y=y, batch_size=batch_size, **kwargs)
         return keras.Model.evaluate(
             self, x=self._preprocessed(x, batch_size), **kwargs
@@ -421,11 +420,23 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
 
     def predict(self, x=None, batch_size=None, **kwargs):
         """See `keras.Model.predict`: logits. For text, see `generate`."""
-        if self.preprocessor is None or not _needs_wrapping(x):
+        if not self._wraps(x):
             return super().predict(x=x, batch_size=batch_size, **kwargs)
         return keras.Model.predict(
             self, x=self._preprocessed(x, batch_size), **kwargs
         )
+
+    def _wraps(self, data):
+        """Whether KerasHub's own pipeline has no place for these data.
+
+        It takes no `PyDataset`, and lists of images of many sizes are no
+        arrays.
+        """
+        if isinstance(data, tuple):
+            data = data[0]
+        if isinstance(data, dict):
+            return self.preprocessor is not None
+        return isinstance(data, keras.utils.PyDataset)
 
     def _preprocessed(self, data, batch_size):
         if isinstance(data, tuple):
@@ -435,21 +446,11 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
                     "Labels come from `responses`: pass no `y` and no "
                     f"`sample_weight`. Received: {labels}"
                 )
-        if data is None:
-            return None
-        if _needs_wrapping(data):
+        if data is None or self.preprocessor is None:
+            return data
+        if self._wraps(data):
             return SampleBatches(data, self.preprocessor, batch_size)
         return data.map(self.preprocessor)
-
-
-def _needs_wrapping(data):
-    """Whether KerasHub's own pipeline has no place for these data.
-
-    Lists of images of many sizes are no arrays, and it takes no `PyDataset`.
-    """
-    if isinstance(data, tuple):
-        data = data[0]
-    return isinstance(data, (dict, keras.utils.PyDataset))
 
 
 def _is_empty(entry):

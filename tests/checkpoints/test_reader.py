@@ -136,7 +136,7 @@ def test_two_spellings_of_one_tensor(tmp_path):
     [
         ({PROJECTOR: KERNEL}, r"missing tensors: \['image_newline'\]"),
         (
-            {PROJECTOR: KERNEL, "image_newline": NEWLINE, "a.b": NEWLINE},
+            {PROJECTOR: KERNEL, "image_newline": NEWLINE, "a.b": NEWLINE + 1},
             r"no place for: \['a.b'\]",
         ),
         (

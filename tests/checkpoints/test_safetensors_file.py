@@ -74,7 +74,9 @@ def test_cut_anywhere_it_is_refused(path):
 
 
 def header_file(path, header, data=b""):
-    encoded = header if isinstance(header, bytes) else json.dumps(header).encode()
+    encoded = (
+        header if isinstance(header, bytes) else json.dumps(header).encode()
+    )
     with open(path, "wb") as file:
         file.write(struct.pack("<Q", len(encoded)) + encoded + data)
 

@@ -1,0 +1,41 @@
+# make demo   install the package with JAX and ask the bundled model a question
+# make test   install everything and run the tests on all three backends
+# make lint   what CI and pre-commit check
+# make train  train the bundled model again (resumes from runs/)
+
+PYTHON ?= python3.11
+BACKENDS ?= jax tensorflow torch
+BIN = .venv/bin
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
+.PHONY: demo test lint train
+
+demo: .venv/demo
+	mkdir -p outputs
+	KERAS_BACKEND=jax $(BIN)/keras-visor ask examples/pictures/scene.png \
+		"What shapes can you see?" --picture outputs/answer.png
+
+test: .venv/dev
+	for backend in $(BACKENDS); do \
+		echo "== $$backend" && \
+		KERAS_BACKEND=$$backend $(BIN)/python -m pytest || exit 1; \
+	done
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+train: .venv/dev
+	KERAS_BACKEND=torch $(BIN)/python examples/train_visor_tiny.py
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/demo: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install -c constraints.txt -e ".[jax]"
+	touch $@
+
+.venv/dev: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install -c constraints.txt \
+		-e ".[jax,tensorflow,torch,datasets,dev]"
+	touch $@

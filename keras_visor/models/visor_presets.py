@@ -1,0 +1,27 @@
+"""The presets that come with the package."""
+
+from pathlib import Path
+
+from keras_visor._compat import register_presets
+from keras_visor.models.visor_backbone import VisorBackbone
+
+PRESETS_DIRECTORY = Path(__file__).parents[1] / "presets"
+
+# KerasHub reads files from a `kaggle_handle`, which may be a local path.
+register_presets(
+    {
+        "visor_tiny_en": {
+            "metadata": {
+                "description": (
+                    "1.6 million parameters, 6 layers. Answers coarse "
+                    "questions about rendered pictures. Trained by "
+                    "examples/train_visor_tiny.py."
+                ),
+                "params": 1596324,
+                "path": "visor",
+            },
+            "kaggle_handle": str(PRESETS_DIRECTORY / "visor_tiny_en"),
+        },
+    },
+    VisorBackbone,
+)

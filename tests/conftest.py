@@ -1,0 +1,62 @@
+import keras
+import pytest
+from made_checkpoints import default_visor_config
+from made_checkpoints import make_checkpoint
+from reference import Reference
+
+from keras_visor import VisorCausalLM
+
+# The suite runs once for each backend. What computes nothing in Keras would
+# only repeat itself.
+BACKEND = keras.config.backend()
+if BACKEND != "jax":
+    collect_ignore = [
+        "checkpoints/test_llava_onevision.py",
+        "checkpoints/test_name_map.py",
+        "checkpoints/test_safetensors_file.py",
+        "datasets",
+        "preprocessing",
+        "test_reference.py",
+    ]
+
+
+# === One VISOR and its plain twin, in the file, in torch and in Keras ===
+
+
+@pytest.fixture(scope="session")
+def visor_directory(tmp_path_factory):
+    # Of this seed the policy chooses each of the budgets among `SAMPLES`.
+    return make_checkpoint(
+        tmp_path_factory.mktemp("visor"),
+        seed=5,
+        visor_config=default_visor_config(),
+    )
+
+
+@pytest.fixture(scope="session")
+def dense_directory(tmp_path_factory):
+    return make_checkpoint(tmp_path_factory.mktemp("dense"), seed=5)
+
+
+@pytest.fixture(scope="session")
+def visor_reference(visor_directory):
+    return Reference(visor_directory)
+
+
+@pytest.fixture(scope="session")
+def dense_reference(dense_directory):
+    return Reference(dense_directory)
+
+
+# Shared, with their compiled programs: a test that compiles, trains or takes
+# the preprocessor away makes a task of its own.
+
+
+@pytest.fixture(scope="session")
+def visor(visor_directory):
+    return VisorCausalLM.from_preset(visor_directory)
+
+
+@pytest.fixture(scope="session")
+def dense(dense_directory):
+    return VisorCausalLM.from_preset(dense_directory)

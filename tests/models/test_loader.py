@@ -1,0 +1,114 @@
+import json
+import shutil
+
+import pytest
+import transformers
+from made_checkpoints import make_checkpoint
+from made_checkpoints import tokenizer_of
+
+from keras_visor import VisorBackbone
+from keras_visor import VisorCausalLM
+from keras_visor import VisorCausalLMPreprocessor
+from keras_visor import VisorImageConverter
+from keras_visor import VisorTokenizer
+from keras_visor._compat import BUILTIN_PRESETS
+from keras_visor.models.loader import get_loader
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return make_checkpoint(tmp_path_factory.mktemp("base"))
+
+
+@pytest.mark.parametrize(
+    "cls",
+    [
+        VisorBackbone,
+        VisorCausalLM,
+        VisorCausalLMPreprocessor,
+        VisorImageConverter,
+        VisorTokenizer,
+    ],
+)
+def test_every_class_loads_a_checkpoint(base, cls):
+    assert type(cls.from_preset(base)) is cls
+    assert type(cls.from_preset(str(base))) is cls
+
+
+def test_without_weights(tmp_path, base):
+    shutil.copytree(base, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "model.safetensors").unlink()
+    assert VisorBackbone.from_preset(tmp_path, False).num_layers == 6
+    with pytest.raises(ValueError, match="neither `model.safetensors`"):
+        VisorBackbone.from_preset(tmp_path)
+
+
+def test_unknown_names(monkeypatch):
+    monkeypatch.setitem(BUILTIN_PRESETS, "visor_tiny_en", {})
+    with pytest.raises(ValueError, match=r"Did you mean \['visor_tiny_en'\]"):
+        get_loader("visor_tiny")
+    with pytest.raises(ValueError, match="directory that exists.*no/where"):
+        get_loader("./no/where")
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        (None, "has no `config.json`"),
+        ("{", "config.json` is not JSON"),
+        ("[]", "config.json` must hold a JSON object"),
+        ("{}", "model_type=None"),
+        ('{"model_type": "qwen2"}', "model_type='qwen2'"),
+    ],
+)
+def test_damaged_config(tmp_path, text, message):
+    if text is not None:
+        (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        VisorCausalLM.from_preset(tmp_path)
+
+
+def test_image_token_must_agree(tmp_path, base):
+    shutil.copytree(base, tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["image_token_index"] += 1
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="<image>.*same id"):
+        VisorTokenizer.from_preset(tmp_path)
+
+
+@pytest.mark.parametrize("source", ["tokenizer_config", "added_tokens"])
+def test_tokenizer_from_vocabulary_and_merges(tmp_path, base, source):
+    shutil.copytree(base, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "tokenizer.json").unlink()
+    if source == "added_tokens":
+        (tmp_path / "tokenizer_config.json").unlink()
+    tokenizer = VisorTokenizer.from_preset(tmp_path)
+    for text in (
+        "<|im_start|>user <image>\nHow many (a) isn't it?  12345\n\n  x",
+        "图片里有什么?e\u0301 <|im_end|><|endoftext|>",
+    ):
+        assert tokenizer(text) == tokenizer_of(base)(text).input_ids
+    (tmp_path / "merges.txt").unlink()
+    with pytest.raises(ValueError, match="neither `tokenizer.json` nor"):
+        VisorTokenizer.from_preset(tmp_path)
+
+
+def test_damaged_tokenizer(tmp_path, base):
+    shutil.copytree(base, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ValueError, match="tokenizer.json` does not define"):
+        VisorTokenizer.from_preset(tmp_path)
+
+
+@pytest.mark.parametrize("spelling", ["hub", "new", "mixed"])
+def test_image_converter_settings(tmp_path, spelling):
+    made = make_checkpoint(tmp_path, spelling=spelling)
+    converter = VisorImageConverter.from_preset(made)
+    config = transformers.LlavaOnevisionConfig.from_pretrained(made)
+    assert converter.tile_size == config.vision_config.image_size
+    assert converter.image_mean == (0.5, 0.5, 0.5)
+    assert [list(p) for p in converter.grid_pinpoints] == (
+        config.image_grid_pinpoints
+    )
+    assert VisorImageConverter.from_preset(made, max_tiles=2).max_tiles == 2
