@@ -2,18 +2,19 @@
 
 from keras_visor import analysis
 from keras_visor import checkpoints
+from keras_visor import datasets
 from keras_visor import layers
 from keras_visor.layers.budget_policy import BudgetPolicy
 from keras_visor.layers.cross_attention import VisorCrossAttention
 from keras_visor.layers.layout import uniform_layout
 from keras_visor.layers.self_attention_gate import VisorSelfAttentionGate
+from keras_visor.models import visor_presets  # noqa: F401 (registers them)
 from keras_visor.models.encoded_images import EncodedImages
 from keras_visor.models.visor_backbone import VisorBackbone
 from keras_visor.models.visor_causal_lm import VisorCausalLM
 from keras_visor.models.visor_causal_lm_preprocessor import (
     VisorCausalLMPreprocessor,
 )
-from keras_visor.models import visor_presets as _visor_presets
 from keras_visor.models.visor_image_converter import VisorImageConverter
 from keras_visor.models.visor_tokenizer import VisorTokenizer
 
@@ -31,6 +32,7 @@ __all__ = [
     "VisorTokenizer",
     "analysis",
     "checkpoints",
+    "datasets",
     "layers",
     "uniform_layout",
 ]

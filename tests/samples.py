@@ -19,9 +19,7 @@ def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
 def question(text: str, num_images: int = 0) -> str:
     """The chat template, by hand."""
     images = "<image>" * num_images
-    return (
-        f"<|im_start|>user {images}\n{text}<|im_end|><|im_start|>assistant\n"
-    )
+    return f"<|im_start|>user {images}\n{text}<|im_end|><|im_start|>assistant\n"
 
 
 SAMPLES = {

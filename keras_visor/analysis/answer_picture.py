@@ -51,7 +51,7 @@ HEAT = np.array(
 WIDTH = 1280
 MARGIN = 40
 INNER_WIDTH = WIDTH - 2 * MARGIN
-PICTURES_WIDTH = 400
+PICTURES_WIDTH = 340
 GAP = 8
 LAYERS_PER_ROW = 12
 INK = "#1c2128"
@@ -262,14 +262,14 @@ def _layers(pictures, roles, maps):
         for place, column in enumerate(strip):
             panel.paste(column, (place * (width + GAP), 0))
         strips.append(panel)
-    title, draw = _panel(INNER_WIDTH, 14)
+    title, draw = _panel(INNER_WIDTH, 20)
     draw.text((0, 0), "DECODER LAYERS", FAINT_INK, _font(15))
     panel, _ = _panel(
         INNER_WIDTH,
-        title.height + sum(strip.height + 2 * GAP for strip in strips),
+        title.height + sum(strip.height + 2 * GAP for strip in strips) - GAP,
     )
     panel.paste(title, (0, 0))
-    y = title.height + 2 * GAP
+    y = title.height + GAP
     for strip in strips:
         panel.paste(strip, (0, y))
         y += strip.height + 2 * GAP
@@ -283,7 +283,7 @@ def _layer(layer, role, pictures, maps, width):
     parts = []
     if maps is not None:
         alone = len(pictures) == 1
-        columns = max(round(math.sqrt(len(pictures))), 1)
+        columns = math.isqrt(len(pictures))
         side = (width - GAP * (columns - 1)) // columns
         parts = [
             _heat_map(picture, heat, side, alone)
@@ -293,12 +293,10 @@ def _layer(layer, role, pictures, maps, width):
     panel, draw = _panel(
         width, header_height + sum(GAP + part.height for part in parts)
     )
-    draw.rounded_rectangle(
-        (0, 0, width - 1, header_height - 1), 6, fill, outline, 2
-    )
-    label = f"{layer}   {role}"
-    if _font(16).getlength(label) > width - 2 * GAP:
-        label = str(layer)
+    panel.paste(_rounded_box(width, header_height, fill, outline), (0, 0))
+    # Names everywhere or nowhere: the colours tell the roles apart too.
+    names_fit = width >= 180
+    label = f"{layer}  {role}" if names_fit else str(layer)
     draw.text(
         (width // 2, header_height // 2), label, ink, _font(16), anchor="mm"
     )
@@ -311,14 +309,15 @@ def _heat_map(picture, heat, side, alone):
     """A heat map over its faded picture, and the share it stands for."""
     # As the base tile has it: one image is squeezed into the square, which
     # is undone here; of several, each is padded to it.
-    faded = _fit(ImageOps.grayscale(picture), side)
+    faded = ImageOps.autocontrast(ImageOps.grayscale(picture))
+    faded = _fit(faded, side)
     if not alone:
         faded = ImageOps.pad(faded, (side, side), color=128)
     strength = heat / max(heat.max(), np.finfo("float32").tiny)
     # Patch by patch: a smooth map would claim to know more.
     patches = Image.fromarray(_heat_colours(strength))
     patches = patches.resize(faded.size, Image.Resampling.NEAREST)
-    blended = Image.blend(faded.convert("RGB"), patches, 0.72)
+    blended = Image.blend(faded.convert("RGB"), patches, 0.68)
     panel, draw = _panel(side, blended.height + 22)
     panel.paste(blended, ((side - blended.width) // 2, 0))
     draw.text(
@@ -338,9 +337,8 @@ def _legend(roles):
     step = INNER_WIDTH // len(ROLES)
     for place, (role, (fill, outline, _, meaning)) in enumerate(ROLES.items()):
         x = place * step
-        draw.rounded_rectangle((x, 20, x + 23, 43), 4, fill, outline, 2)
-        count = roles.count(role)
-        title = f"{role}: {count} layer" + "s" * (count != 1)
+        panel.paste(_rounded_box(24, 24, fill, outline), (x, 20))
+        title = f"{role} ({list(roles).count(role)})"
         draw.text((x + 34, 16), title, INK, _font(16))
         draw.text((x + 34, 38), meaning, FAINT_INK, _font(14))
     scale = _heat_colours(np.linspace(0, 1, 120)[None])
@@ -401,6 +399,14 @@ def _grid(pictures, width, columns=None):
 def _panel(width, height):
     panel = Image.new("RGB", (width, height), "white")
     return panel, ImageDraw.Draw(panel)
+
+
+def _rounded_box(width, height, fill, outline):
+    # Drawn large, then shrunk: Pillow's own corners are jagged.
+    panel, draw = _panel(4 * width, 4 * height)
+    corners = (0, 0, 4 * width - 1, 4 * height - 1)
+    draw.rounded_rectangle(corners, 20, fill, outline, 8)
+    return panel.resize((width, height), Image.Resampling.BOX)
 
 
 def _fit(picture, side):

@@ -39,18 +39,23 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
 
     Ask.
     ```python
+    picture = keras_visor.datasets.RenderedPictures("test", 1).example(0)
     lm = keras_visor.VisorCausalLM.from_preset("visor_tiny_en")
     lm.generate(
-        {"prompts": ["what colour is the square?"], "images": ["scene.png"]},
-        max_length=48,
+        {"prompts": picture["questions"][:1], "images": [picture["image"]]},
+        max_length=64,
     )
     ```
 
     Ask many questions of one picture, encoded once, at the least cost.
     ```python
-    encoded = lm.encode("scene.png")
     lm.generate(
-        {"prompts": questions, "images": encoded}, budget="minimal"
+        {
+            "prompts": picture["questions"],
+            "images": lm.encode(picture["image"]),
+        },
+        max_length=64,
+        budget="minimal",
     )
     ```
 
@@ -58,8 +63,12 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
     ```python
     lm.backbone.enable_lora(rank=4)
     lm.fit(
-        {"prompts": questions, "responses": answers, "images": images},
-        batch_size=8,
+        {
+            "prompts": picture["questions"],
+            "responses": picture["answers"],
+            "images": [picture["image"]] * len(picture["questions"]),
+        },
+        batch_size=2,
     )
     ```
 
@@ -164,15 +173,17 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
             `inputs` was one prompt. With the preprocessor detached, a dict
             of `token_ids` and `padding_mask`, padded on the right.
         """
-        scalar = False
-        if type(inputs).__module__.startswith("tensorflow"):
+        if max_length is not None and max_length < 1:
+            raise ValueError(
+                "`max_length` must be a positive number of text tokens. "
+                f"Received: max_length={max_length}"
+            )
+        if hasattr(inputs, "as_numpy_iterator"):  # A `tf.data.Dataset`.
             batches = list(inputs.as_numpy_iterator())
         else:
             batches = [inputs]
-            prompts = (
-                inputs.get("prompts") if isinstance(inputs, dict) else inputs
-            )
-            scalar = isinstance(prompts, str)
+        prompts = inputs.get("prompts") if isinstance(inputs, dict) else inputs
+        scalar = isinstance(prompts, str)
         parts = [
             self._generate_batch(
                 batch, max_length, stop_token_ids, strip_prompt, budget
@@ -335,6 +346,8 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
             An `EncodedImages` for one image, else a list of them. `generate`
             takes them instead of images; a single one serves all prompts.
         """
+        if getattr(images, "ndim", 0) == 4:
+            images = list(images)
         single = not isinstance(images, (list, tuple))
         entries = [images] if single else list(images)
         entries = [e if isinstance(e, (list, tuple)) else [e] for e in entries]
