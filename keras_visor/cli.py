@@ -179,7 +179,8 @@ def _check_picture_path(path):
     directory = pathlib.Path(path).parent
     if not directory.is_dir():
         raise ValueError(
-            f"`--picture` must be in a directory that exists. Received: {path!r}"
+            "`--picture` must be in a directory that exists. Received: "
+            f"{path!r}"
         )
 
 

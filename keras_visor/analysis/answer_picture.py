@@ -345,8 +345,9 @@ def _legend(roles):
     panel.paste(Image.fromarray(scale).resize((120, 14)), (0, 82))
     draw.text(
         (134, 89),
-        "Where the last prompt token looked, from least to most, each map by "
-        "its own maximum; below it, that map's share of the token's attention.",
+        "Where the last prompt token looked, none to most, each map by its "
+        "own maximum. Below it, its share of the token's attention; the rest "
+        "went to enlarged tiles and text.",
         FAINT_INK,
         _font(14),
         anchor="lm",

@@ -11,6 +11,7 @@ import re
 
 from keras_visor.layers.budget_policy import RULES
 from keras_visor.layers.layout import check_layout
+from keras_visor.layers.layout import complete_layout
 
 # `LlavaOnevisionConfig`.
 DEFAULT_IMAGE_TOKEN_ID = 151646
@@ -333,18 +334,10 @@ def _rope_theta(text):
 def _base_layout(kwargs, given):
     """A base checkpoint's layout: dense, but for what the caller gave."""
     _check_lists(given)
-    dense = not given.keys() & {
-        "cross_attention_layers",
-        "self_attention_layers",
-    }
-    layers = list(range(kwargs["num_layers"])) if dense else []
-    layers = given.get("self_attention_layers", layers)
-    # What `VisorBackbone` does without budgets.
-    nested = [layers[len(layers) - size :] for size in range(len(layers) + 1)]
     layout = {
-        "cross_attention_layers": [],
-        "self_attention_layers": layers,
-        "budgets": [layers] if dense else nested,
+        **complete_layout(
+            kwargs["num_layers"], *(given.get(key) for key in LAYOUT_KEYS[:3])
+        ),
         "cross_attention_num_heads": kwargs["num_query_heads"],
         "cross_attention_num_key_value_heads": kwargs["num_key_value_heads"],
         "position_kernel_size": 7,

@@ -94,10 +94,14 @@ class Weight(NamedTuple):
     axes: tuple[int, ...]
 
     def to_keras(self, tensor: np.ndarray) -> np.ndarray:
-        """The variable's value; a view of `tensor`, nothing copied."""
+        """The variable's value; a view of `tensor`, nothing copied.
+
+        A block of rows, with all rows of a head, gives a block of the value.
+        """
         split = [0] * len(self.axes)
         for size, axis in zip(self.variable.shape, self.axes, strict=True):
             split[axis] = size
+        split[0] = -1
         return tensor.reshape(split).transpose(self.axes)
 
     def to_torch(self, value: np.ndarray) -> np.ndarray:

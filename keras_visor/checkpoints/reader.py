@@ -1,11 +1,12 @@
 """Reading the weights of a LLaVA-OneVision or VISOR checkpoint.
 
 Everything is checked before anything is assigned. Tensors are then read one
-at a time out of the mapped files, so that memory holds the model and the
-tensor in hand, never a second model.
+at a time, in blocks of rows, so that memory holds the model and the tensor in
+hand, never a second model.
 """
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -13,6 +14,7 @@ import numpy as np
 
 from keras_visor._compat import check_file_exists
 from keras_visor._compat import get_file
+from keras_visor.checkpoints.assign import assign
 from keras_visor.checkpoints.json_files import read_json
 from keras_visor.checkpoints.name_map import CROSS_ATTENTION
 from keras_visor.checkpoints.name_map import EMBEDDING
@@ -25,12 +27,12 @@ from keras_visor.checkpoints.name_map import spare_reason
 from keras_visor.checkpoints.name_map import weight_map
 from keras_visor.checkpoints.safetensors_file import DTYPES
 from keras_visor.checkpoints.safetensors_file import StoredTensor
-from keras_visor.checkpoints.safetensors_file import read_header
+from keras_visor.checkpoints.safetensors_file import stored_tensors
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
-# How much of a tensor is cast at once, where variables change in place.
-BLOCK_BYTES = 2**24
+# How many numbers are read at once.
+BLOCK_SIZE = 2**22
 # Spare tensors that an export writes back; the others are computed.
 KEPT = (
     "vision_tower.vision_model.post_layernorm.",
@@ -86,9 +88,18 @@ class CheckpointReader:
         head, embedding = map(self.tensors.get, (HEAD, EMBEDDING))
         if not config_ties or head is None or embedding is None:
             return config_ties
-        if not {head.dtype, embedding.dtype} <= DTYPES.keys():
+        if not all(
+            tensor.dtype in DTYPES and len(tensor.shape) == 2
+            for tensor in (head, embedding)
+        ):
+            # `load_weights` says what is wrong.
             return config_ties
-        return np.array_equal(head.read(), embedding.read())
+        if head.shape != embedding.shape:
+            return False
+        return all(
+            np.array_equal(head.read_rows(*rows), embedding.read_rows(*rows))
+            for rows in _spans(head.shape[0], math.prod(head.shape[1:]))
+        )
 
 
 def load_weights(
@@ -132,12 +143,11 @@ def load_weights(
         passed_over.append(HEAD)
     _check(weights, reader.tensors, tuple(passed_over))
     for weight in weights:
-        value = weight.to_keras(reader.tensors[weight.name].read())
-        _assign(weight.variable, value)
+        assign(weight.variable, _blocks(weight, reader.tensors[weight.name]))
     for weight in zeros:
-        _assign(weight.variable, np.zeros(weight.variable.shape))
+        weight.variable.assign(keras.ops.zeros(weight.variable.shape))
     backbone.spare_tensors = {
-        name: np.array(stored.read())
+        name: stored.read()
         for name, stored in reader.tensors.items()
         if name.startswith(KEPT) and stored.dtype in DTYPES
     }
@@ -145,7 +155,7 @@ def load_weights(
 
 def _stored_tensors(preset) -> list[StoredTensor]:
     if check_file_exists(preset, WEIGHTS_FILE):
-        return list(read_header(get_file(preset, WEIGHTS_FILE)).values())
+        return list(stored_tensors(get_file(preset, WEIGHTS_FILE)).values())
     index = read_json(preset, INDEX_FILE)
     if index is None:
         raise ValueError(
@@ -169,18 +179,18 @@ def _stored_tensors(preset) -> list[StoredTensor]:
             raise ValueError(
                 f"`{path}` names the shard `{shard}`, which is missing."
             )
-        header = read_header(get_file(preset, shard))
+        stored = stored_tensors(get_file(preset, shard))
         absent = sorted(
             name
             for name, holder in shard_of.items()
-            if holder == shard and name not in header
+            if holder == shard and name not in stored
         )
         if absent:
             raise ValueError(
                 f"`{path}` places tensors in `{shard}` that it does not "
                 f"hold: {absent}"
             )
-        tensors += header.values()
+        tensors += stored.values()
     return tensors
 
 
@@ -218,44 +228,24 @@ def _check(weights: list[Weight], tensors, passed_over):
         )
 
 
-def _assign(variable, value):
-    """Set a variable, with less than a second copy of it in memory."""
-    backend = keras.backend.backend()
-    if backend == "jax":
-        # Arrays are immutable: the old one goes before the new one is made.
-        if len(variable.value.devices()) == 1:
-            variable.value.delete()
-        array = _aligned_empty(value.shape, variable.dtype)
-        array[...] = value
-        variable.assign(array)
-        return
-    rows = max(1, BLOCK_BYTES // max(1, value[:1].nbytes))
-    for start in range(0, len(value), rows):
-        block = np.array(value[start : start + rows], dtype=variable.dtype)
-        block = keras.ops.convert_to_tensor(block)
-        if backend == "torch":
-            variable.value[start : start + rows].detach().copy_(block)
-        else:
-            _assign_rows_tensorflow(variable.value, start, block)
+def _blocks(
+    weight: Weight, stored: StoredTensor
+) -> Iterator[tuple[list[int], np.ndarray]]:
+    """A variable's value in blocks, each with its first element's index."""
+    # The tensor's rows are indices of the variable along this axis: one for
+    # one, or as many rows for an index as a head is wide.
+    axis = weight.axes.index(0)
+    length = weight.variable.shape[axis]
+    rows = stored.shape[0] // length
+    for start, stop in _spans(length, math.prod(stored.shape) // length):
+        begin = [0] * len(weight.axes)
+        begin[axis] = start
+        block = stored.read_rows(start * rows, stop * rows)
+        yield begin, weight.to_keras(block)
 
 
-def _aligned_empty(shape, dtype):
-    """Memory that JAX on a CPU takes over instead of copying it."""
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    memory = np.empty(size + 64, np.uint8)
-    start = -memory.ctypes.data % 64
-    return memory[start : start + size].view(dtype).reshape(shape)
-
-
-def _assign_rows_tensorflow(variable, start, rows):
-    import tensorflow as tf
-
-    # `variable[start:stop].assign(rows)` reads the whole variable first, and
-    # the two copies stay in memory.
-    tf.raw_ops.ResourceStridedSliceAssign(
-        ref=variable.handle,
-        begin=[start],
-        end=[start + rows.shape[0]],
-        strides=[1],
-        value=rows,
-    )
+def _spans(length, size):
+    """Ranges that cut `length` entries of `size` numbers into blocks."""
+    step = max(1, BLOCK_SIZE // max(1, size))
+    for start in range(0, length, step):
+        yield start, min(start + step, length)

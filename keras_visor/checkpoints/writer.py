@@ -1,14 +1,18 @@
 """Writing a model as a LLaVA-OneVision directory, in the hub's spelling."""
 
 import json
+import math
 import os
 import re
 import shutil
 import tempfile
+from collections.abc import Callable
 from typing import Any
+from typing import NamedTuple
 
 import keras
 import numpy as np
+from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 
 from keras_visor.checkpoints.json_files import read_json
@@ -18,8 +22,6 @@ from keras_visor.checkpoints.name_map import weight_map
 from keras_visor.checkpoints.reader import INDEX_FILE
 from keras_visor.checkpoints.reader import WEIGHTS_FILE
 from keras_visor.checkpoints.safetensors_file import DTYPES
-from keras_visor.checkpoints.safetensors_file import PendingTensor
-from keras_visor.checkpoints.safetensors_file import write_file
 from keras_visor.preprocessing.chat_template import JINJA_TEMPLATE
 
 POST_NORM = "vision_tower.vision_model.post_layernorm"
@@ -44,7 +46,8 @@ def export(
         directory: str or path. Where to write. A checkpoint that is there is
             overwritten; other files stay.
         max_shard_size: int or float. Gigabytes of weights above which they
-            are split over several files. Defaults to `5`.
+            are split over several files. Memory holds a copy of one file's
+            weights at a time. Defaults to `5`.
 
     Raises:
         ValueError: The vision encoder is not SigLIP, the model is quantized
@@ -147,12 +150,19 @@ def _write_text(directory, name, text):
 # === Weights ===
 
 
-def _tensors(backbone) -> list[PendingTensor]:
+class _Tensor(NamedTuple):
+    """A tensor to write: `load` gives its array when its file's turn comes."""
+
+    name: str
+    nbytes: int
+    load: Callable[[], np.ndarray]
+
+
+def _tensors(backbone) -> list[_Tensor]:
     tensors = [
-        PendingTensor(
+        _Tensor(
             weight.name,
-            _dtype_code(weight.variable.dtype),
-            weight.shape,
+            math.prod(weight.shape) * _item_size(weight.variable.dtype),
             lambda weight=weight: weight.to_torch(
                 keras.ops.convert_to_numpy(weight.variable)
             ),
@@ -167,26 +177,20 @@ def _tensors(backbone) -> list[PendingTensor]:
         **getattr(backbone, "spare_tensors", {}),
     }
     tensors += [
-        PendingTensor(
-            name,
-            _dtype_code(array.dtype),
-            array.shape,
-            lambda array=array: array,
-        )
+        _Tensor(name, array.nbytes, lambda array=array: array)
         for name, array in spare.items()
     ]
     return sorted(tensors, key=lambda tensor: tensor.name)
 
 
-def _dtype_code(dtype):
+def _item_size(dtype):
     name = keras.backend.standardize_dtype(dtype)
-    for code, known in DTYPES.items():
-        if known.name == name:
-            return code
-    raise ValueError(
-        "The weights of `lm` must be float32, float16 or bfloat16. Received: "
-        f"{name}"
-    )
+    if name not in DTYPES.values():
+        raise ValueError(
+            "The weights of `lm` must be float32, float16 or bfloat16. "
+            f"Received: {name}"
+        )
+    return np.dtype(name).itemsize
 
 
 def _write_weights(directory, tensors, max_shard_size):
@@ -197,18 +201,27 @@ def _write_weights(directory, tensors, max_shard_size):
             shards.append([])
         shards[-1].append(tensor)
     if len(shards) == 1:
-        write_file(os.path.join(directory, WEIGHTS_FILE), tensors)
+        _write_shard(os.path.join(directory, WEIGHTS_FILE), tensors)
         return
     shard_of = {}
     for number, shard in enumerate(shards, start=1):
         name = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        write_file(os.path.join(directory, name), shard)
+        _write_shard(os.path.join(directory, name), shard)
         shard_of.update((tensor.name, name) for tensor in shard)
     index = {
         "metadata": {"total_size": sum(tensor.nbytes for tensor in tensors)},
         "weight_map": shard_of,
     }
     _write_text(directory, INDEX_FILE, json.dumps(index, indent=2))
+
+
+def _write_shard(path, tensors):
+    # What is transposed would be written as it lies in memory.
+    arrays = {
+        tensor.name: np.ascontiguousarray(tensor.load()) for tensor in tensors
+    }
+    # The format is what `transformers` looks for before it reads a tensor.
+    save_file(arrays, path, metadata={"format": "pt"})
 
 
 # === Configuration ===

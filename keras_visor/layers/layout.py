@@ -36,10 +36,36 @@ def uniform_layout(num_layers: int) -> dict[str, list]:
     return {
         "cross_attention_layers": list(range(0, num_layers, 3)),
         "self_attention_layers": self_attention,
-        "budgets": [
-            self_attention[len(self_attention) - count :]
-            for count in range(len(self_attention) + 1)
-        ],
+        "budgets": _nested_budgets(self_attention),
+    }
+
+
+def complete_layout(
+    num_layers: int,
+    cross_attention_layers: Sequence[int] | None = None,
+    self_attention_layers: Sequence[int] | None = None,
+    budgets: Sequence[Sequence[int]] | None = None,
+) -> dict[str, list]:
+    """A layout with its defaults filled in, not checked.
+
+    Without layers it is the dense self of LLaVA-OneVision: every layer is a
+    self-attention layer, and there is one budget. Where only one kind of
+    layers is given, there are none of the other. The default budgets are then
+    nested, as in `uniform_layout`.
+
+    Returns:
+        A dict with the keys of `uniform_layout`.
+    """
+    dense = cross_attention_layers is None and self_attention_layers is None
+    if dense:
+        self_attention_layers = range(num_layers)
+    self_attention = list(self_attention_layers or [])
+    if budgets is None:
+        budgets = [self_attention] if dense else _nested_budgets(self_attention)
+    return {
+        "cross_attention_layers": list(cross_attention_layers or []),
+        "self_attention_layers": self_attention,
+        "budgets": [list(budget) for budget in budgets],
     }
 
 
@@ -84,9 +110,12 @@ def check_layout(
             f"number of layers. Received: budgets={budgets}"
         )
     if len({tuple(budget) for budget in budgets}) < len(budgets):
-        raise ValueError(
-            f"`budgets` must differ. Received: budgets={budgets}"
-        )
+        raise ValueError(f"`budgets` must differ. Received: budgets={budgets}")
+
+
+def _nested_budgets(layers: list[int]) -> list[list[int]]:
+    """None of the layers, the last one, the last two, ..., all."""
+    return [layers[start:] for start in range(len(layers), -1, -1)]
 
 
 def _check_layers(name: str, layers: Sequence[int], num_layers: int) -> None:

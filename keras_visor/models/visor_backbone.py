@@ -12,7 +12,9 @@ from keras import ops
 from keras_visor.layers.budget_policy import BudgetPolicy
 from keras_visor.layers.cross_attention import VisorCrossAttention
 from keras_visor.layers.decoder_layer import VisorDecoderLayer
+from keras_visor.layers.host_normal import HostNormal
 from keras_visor.layers.layout import check_layout
+from keras_visor.layers.layout import complete_layout
 from keras_visor.layers.self_attention_gate import VisorSelfAttentionGate
 from keras_visor.layers.streams import Streams
 from keras_visor.layers.vision_tower import VisorVisionTower
@@ -136,10 +138,11 @@ class VisorBackbone(VisorPresetMixin, keras_hub.models.Backbone):
         dtype=None,
         **kwargs,
     ):
-        cross_layers, self_layers, budgets = _complete_layout(
+        layout = complete_layout(
             num_layers, cross_attention_layers, self_attention_layers, budgets
         )
-        check_layout(num_layers, cross_layers, self_layers, budgets)
+        check_layout(num_layers, **layout)
+        cross_layers, self_layers, budgets = layout.values()
         cross_attention_num_heads = cross_attention_num_heads or num_query_heads
         cross_attention_num_key_value_heads = (
             cross_attention_num_key_value_heads or num_key_value_heads
@@ -150,7 +153,7 @@ class VisorBackbone(VisorPresetMixin, keras_hub.models.Backbone):
             vocabulary_size,
             hidden_dim,
             tie_weights=tie_word_embeddings,
-            embeddings_initializer=keras.initializers.RandomNormal(stddev=0.02),
+            embeddings_initializer=HostNormal(stddev=0.02),
             dtype=dtype,
             name="token_embedding",
         )
@@ -431,8 +434,7 @@ class VisorBackbone(VisorPresetMixin, keras_hub.models.Backbone):
               sums to the share of the attention that goes to the image.
         """
         inputs = {
-            name: ops.convert_to_tensor(value)
-            for name, value in inputs.items()
+            name: ops.convert_to_tensor(value) for name, value in inputs.items()
         }
         budgets = set(ops.convert_to_numpy(inputs["budget"]).tolist())
         if len(budgets) != 1:
@@ -527,29 +529,16 @@ class VisorBackbone(VisorPresetMixin, keras_hub.models.Backbone):
         return super().from_config(config)
 
 
-def _complete_layout(num_layers, cross_layers, self_layers, budgets):
-    """Fill in the defaults of the three layout arguments."""
-    dense = cross_layers is None and self_layers is None
-    cross_layers = list(cross_layers or [])
-    self_layers = list(range(num_layers) if dense else self_layers or [])
-    if budgets is None and dense:
-        budgets = [self_layers]
-    elif budgets is None:
-        budgets = [
-            self_layers[len(self_layers) - count :]
-            for count in range(len(self_layers) + 1)
-        ]
-    return cross_layers, self_layers, [list(budget) for budget in budgets]
-
-
 def _patch_encoder(vision_encoder):
     """A model from images to patch features, sharing the encoder's layers."""
     if not isinstance(vision_encoder, keras_hub.models.SigLIPVisionEncoder):
         return vision_encoder
+    last_block = vision_encoder.encoder_layers[-1]
+    # Keras notes here, and never reads, who took the block's output: the
+    # final norm and through it the pooling head would stay in memory.
+    last_block._outbound_nodes.clear()
     return keras.Model(
-        vision_encoder.inputs[0],
-        vision_encoder.encoder_layers[-1].output,
-        name="patch_encoder",
+        vision_encoder.inputs[0], last_block.output, name="patch_encoder"
     )
 
 

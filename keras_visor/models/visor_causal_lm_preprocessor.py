@@ -169,19 +169,31 @@ class VisorCausalLMPreprocessor(
     def _call_in_tf_data(self, x, sequence_length):
         import tensorflow as tf
 
-        names = sorted(x)
         unbatched = tf.convert_to_tensor(x["prompts"]).shape.rank == 0
+        x = dict(x)
+        if isinstance(x.get("images"), tf.RaggedTensor):
+            # Images of many sizes, as `ragged_batch` gives them.
+            heights = x["images"].row_lengths(axis=1)
+            widths = tf.reduce_max(x["images"].row_lengths(axis=2), axis=1)
+            x["sizes"] = tf.stack([heights, widths], axis=1)
+            x["images"] = x["images"].to_tensor()
 
         def run(*values):
-            inputs, y, weight = self._call_python(
-                dict(zip(names, values, strict=True)), sequence_length
-            )
+            columns = dict(zip(x, values, strict=True))
+            if "sizes" in columns:
+                columns["images"] = [
+                    image[:height, :width]
+                    for image, (height, width) in zip(
+                        columns["images"], columns.pop("sizes"), strict=True
+                    )
+                ]
+            inputs, y, weight = self._call_python(columns, sequence_length)
             return *(inputs[name] for name in INPUTS), y, weight
 
         ranks, dtypes = zip(
             *INPUTS.values(), (2, "int32"), (2, "float32"), strict=True
         )
-        values = tf.numpy_function(run, [x[name] for name in names], dtypes)
+        values = tf.numpy_function(run, list(x.values()), dtypes)
         for value, rank in zip(values, ranks, strict=True):
             value.set_shape([None] * (rank - unbatched))
         *inputs, y, weight = values

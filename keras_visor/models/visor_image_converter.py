@@ -75,6 +75,16 @@ class VisorImageConverter(VisorPresetMixin, keras_hub.layers.ImageConverter):
         if grid_pinpoints is None:
             sides = [tile_size * count for count in range(1, 7)]
             grid_pinpoints = [(h, w) for h in sides for w in sides]
+        unfit = [
+            tuple(pinpoint)
+            for pinpoint in grid_pinpoints
+            if any(side < 1 or side % tile_size for side in pinpoint)
+        ]
+        if unfit:
+            raise ValueError(
+                "`grid_pinpoints` must hold positive multiples of "
+                f"`tile_size`, {tile_size}. Received: {unfit}"
+            )
         self.tile_size = tile_size
         self.patches_per_side = patches_per_side
         self.grid_pinpoints = [tuple(pinpoint) for pinpoint in grid_pinpoints]
@@ -85,7 +95,10 @@ class VisorImageConverter(VisorPresetMixin, keras_hub.layers.ImageConverter):
         self.resample = int(resample)
 
     def call(self, images: Sequence) -> dict:
-        pictures = [to_rgb(image) for image in images]
+        pictures = [
+            to_rgb(image, name=f"images[{index}]")
+            for index, image in enumerate(images)
+        ]
         alone = len(pictures) == 1
         tiles, indices, weights = [], [], []
         first_row = 0
@@ -117,9 +130,7 @@ class VisorImageConverter(VisorPresetMixin, keras_hub.layers.ImageConverter):
         empty = np.zeros((0, 4))
         tile_shape = (0, self.tile_size, self.tile_size, 3)
         return {
-            "images": np.concatenate(
-                [np.zeros(tile_shape, "float32"), *tiles]
-            ),
+            "images": np.concatenate([np.zeros(tile_shape, "float32"), *tiles]),
             "vision_indices": np.concatenate([empty, *indices]).astype("int32"),
             "vision_weights": np.concatenate([empty, *weights]).astype(
                 "float32"

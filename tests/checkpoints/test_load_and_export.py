@@ -336,10 +336,10 @@ def test_an_export_that_breaks_off_leaves_what_was_there(
     export(lm, directory)
     before = {p.name: p.read_bytes() for p in directory.iterdir()}
 
-    def fail(*args):
+    def fail(*args, **kwargs):
         raise OSError("disk full")
 
-    monkeypatch.setattr("keras_visor.checkpoints.writer.write_file", fail)
+    monkeypatch.setattr("keras_visor.checkpoints.writer.save_file", fail)
     with pytest.raises(OSError, match="disk full"):
         export(lm, directory)
     assert {p.name: p.read_bytes() for p in directory.iterdir()} == before

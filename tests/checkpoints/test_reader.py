@@ -8,6 +8,7 @@ import safetensors.torch
 import torch
 
 from keras_visor.checkpoints import reader as reader_module
+from keras_visor.checkpoints.name_map import Weight
 from keras_visor.checkpoints.name_map import _kernel
 from keras_visor.checkpoints.name_map import _vector
 from keras_visor.checkpoints.reader import CheckpointReader
@@ -63,6 +64,37 @@ def test_every_type_in_every_model(tmp_path, backbone, file_dtype, model_dtype):
     np.testing.assert_array_equal(value(loaded.kernel), KERNEL.numpy().T)
     np.testing.assert_array_equal(value(loaded.newline), NEWLINE.numpy())
     assert keras.backend.standardize_dtype(loaded.kernel.dtype) == model_dtype
+
+
+@pytest.mark.parametrize("block_size", [1, 24, 50, 1000])
+@pytest.mark.parametrize(
+    "shape, axes",
+    [
+        ((12, 5), (0, 1)),  # an embedding
+        ((5, 12), (1, 0)),  # a kernel
+        ((5, 3, 4), (2, 0, 1)),  # to heads
+        ((3, 4, 5), (1, 2, 0)),  # from heads
+        ((2, 3, 5, 4), (2, 3, 1, 0)),  # a convolution
+    ],
+)
+def test_blocks_make_up_the_whole(
+    tmp_path, monkeypatch, block_size, shape, axes
+):
+    monkeypatch.setattr(reader_module, "BLOCK_SIZE", block_size)
+    expected = np.arange(np.prod(shape), dtype="float32").reshape(shape)
+    tensor = expected.transpose(np.argsort(axes))
+    if len(shape) == 3:
+        # PyTorch folds the heads, three of width four, into one axis.
+        tensor = tensor.reshape((12, 5) if axes[0] == 2 else (5, 12))
+    loaded = SimpleNamespace(
+        token_embedding=SimpleNamespace(tie_weights=True),
+        kernel=keras.Variable(np.full(shape, -1.0)),
+    )
+    weight = Weight("image_newline", loaded.kernel, tensor.shape, axes)
+    monkeypatch.setattr(reader_module, "weight_map", lambda b: [weight])
+    tensors = {"image_newline": torch.from_numpy(tensor.copy())}
+    load_weights(loaded, write(tmp_path, tensors))
+    np.testing.assert_array_equal(value(loaded.kernel), expected)
 
 
 def test_rounds_to_the_nearest_bfloat16(tmp_path, backbone):
@@ -184,9 +216,13 @@ def test_spare_tensors_are_kept_or_passed_over(tmp_path, backbone):
         (KERNEL, True, True),
         (KERNEL, False, False),
         (KERNEL + 1, True, False),
+        (KERNEL + torch.tensor([[0], [0], [1]]), True, False),
+        (KERNEL[:2], True, False),
+        (KERNEL[0], True, True),  # what is wrong is said later
     ],
 )
-def test_tied(tmp_path, head, config_ties, tied):
+def test_tied(tmp_path, monkeypatch, head, config_ties, tied):
+    monkeypatch.setattr(reader_module, "BLOCK_SIZE", 2)
     tensors = {"language_model.model.embed_tokens.weight": KERNEL}
     if head is not None:
         tensors["lm_head.weight"] = head.clone()

@@ -2,6 +2,7 @@ import pytest
 
 import keras_visor
 from keras_visor.layers.layout import check_layout
+from keras_visor.layers.layout import complete_layout
 
 
 @pytest.mark.parametrize(
@@ -69,3 +70,19 @@ def test_check_accepts(cross, self_attention, budgets):
 def test_check_refuses(cross, self_attention, budgets, message):
     with pytest.raises(ValueError, match=message):
         check_layout(4, cross, self_attention, budgets)
+
+
+@pytest.mark.parametrize(
+    "cross, self_attention, budgets, expected",
+    [
+        (None, None, None, ([], [0, 1, 2, 3], [[0, 1, 2, 3]])),
+        (None, None, [[], [2]], ([], [0, 1, 2, 3], [[], [2]])),
+        ([0], None, None, ([0], [], [[]])),
+        (None, [1, 3], None, ([], [1, 3], [[], [3], [1, 3]])),
+        ((0,), (1, 3), ((1,),), ([0], [1, 3], [[1]])),
+    ],
+)
+def test_defaults_by_hand(cross, self_attention, budgets, expected):
+    layout = complete_layout(4, cross, self_attention, budgets)
+    assert tuple(layout.values()) == expected
+    check_layout(4, **layout)
