@@ -155,7 +155,8 @@ class Generator:
             return values
 
         slots = {
-            "token_ids": into_slots(prompt["token_ids"], 0).astype("int32"),
+            # -1 is no stop token, as the id 0 can be.
+            "token_ids": into_slots(prompt["token_ids"], -1).astype("int32"),
             "positions": into_slots(
                 prompt["text_positions"], next_position + stop
             ).astype("int32"),

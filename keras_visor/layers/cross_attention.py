@@ -8,7 +8,11 @@ from keras_visor.layers.attention import as_mask
 from keras_visor.layers.attention import attend
 from keras_visor.layers.attention import attention_weights
 from keras_visor.layers.attention import visible
-from keras_visor.layers.decoder_layer import head_width
+from keras_visor.layers.projections import check_heads
+from keras_visor.layers.projections import from_heads
+from keras_visor.layers.projections import head_width
+from keras_visor.layers.projections import rms_norm
+from keras_visor.layers.projections import to_heads
 
 
 @keras.saving.register_keras_serializable("keras_visor")
@@ -76,12 +80,7 @@ class VisorCrossAttention(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         num_key_value_heads = num_key_value_heads or num_heads
-        if num_heads % num_key_value_heads:
-            raise ValueError(
-                "`num_heads` must be a multiple of `num_key_value_heads`. "
-                f"Received: num_heads={num_heads}, "
-                f"num_key_value_heads={num_key_value_heads}"
-            )
+        check_heads(num_heads, num_key_value_heads)
         if position_kernel_size < 1 or position_kernel_size % 2 == 0:
             raise ValueError(
                 "`position_kernel_size` must be odd and positive. Received: "
@@ -93,43 +92,37 @@ class VisorCrossAttention(keras.layers.Layer):
         self.layer_norm_epsilon = layer_norm_epsilon
 
     def build(self, text_shape):
-        hidden_dim = text_shape[-1]
-        head_dim = head_width(hidden_dim, self.num_heads)
-        self.query_norm = self._norm("query_norm")
-        self.key_value_norm = self._norm("key_value_norm")
-        self.query_dense = self._project_to_heads(
-            self.num_heads, head_dim, "query_dense"
+        width = text_shape[-1]
+        head_dim = head_width(width, self.num_heads)
+        key_value_heads = self.num_key_value_heads
+        epsilon, dtype = self.layer_norm_epsilon, self.dtype_policy
+        self.query_norm = rms_norm(width, epsilon, dtype, "query_norm")
+        self.key_value_norm = rms_norm(width, epsilon, dtype, "key_value_norm")
+        self.query_dense = to_heads(
+            width, self.num_heads, head_dim, dtype, "query_dense"
         )
-        self.key_dense = self._project_to_heads(
-            self.num_key_value_heads, head_dim, "key_dense"
+        self.key_dense = to_heads(
+            width, key_value_heads, head_dim, dtype, "key_dense"
         )
-        self.value_dense = self._project_to_heads(
-            self.num_key_value_heads, head_dim, "value_dense"
+        self.value_dense = to_heads(
+            width, key_value_heads, head_dim, dtype, "value_dense"
         )
-        self.output_dense = keras.layers.EinsumDense(
-            "bqhd,hdm->bqm",
-            output_shape=(None, hidden_dim),
+        self.output_dense = from_heads(
+            width,
+            self.num_heads,
+            head_dim,
+            dtype,
+            "output_dense",
             kernel_initializer="zeros",
-            dtype=self.dtype_policy,
-            name="output_dense",
         )
         self.position_kernel = self.add_weight(
-            shape=(self.position_kernel_size, hidden_dim),
+            shape=(self.position_kernel_size, width),
             initializer="zeros",
             name="position_kernel",
         )
         self.position_bias = self.add_weight(
-            shape=(hidden_dim,), initializer="zeros", name="position_bias"
+            shape=(width,), initializer="zeros", name="position_bias"
         )
-        for layer in (
-            self.query_norm,
-            self.key_value_norm,
-            self.query_dense,
-            self.key_dense,
-            self.value_dense,
-        ):
-            layer.build((None, None, hidden_dim))
-        self.output_dense.build((None, None, self.num_heads, head_dim))
         self.built = True
 
     def call(
@@ -243,20 +236,6 @@ class VisorCrossAttention(keras.layers.Layer):
         keys = keras.KerasTensor(shape, dtype=self.compute_dtype)
         values = keras.KerasTensor(shape, dtype=self.compute_dtype)
         return update, (keys, values)
-
-    def _norm(self, name):
-        return keras.layers.RMSNormalization(
-            epsilon=self.layer_norm_epsilon, dtype=self.dtype_policy, name=name
-        )
-
-    def _project_to_heads(self, num_heads, head_dim, name):
-        return keras.layers.EinsumDense(
-            "bqm,mhd->bqhd",
-            output_shape=(None, num_heads, head_dim),
-            bias_axes="hd",
-            dtype=self.dtype_policy,
-            name=name,
-        )
 
     def get_config(self):
         config = super().get_config()

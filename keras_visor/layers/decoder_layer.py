@@ -7,6 +7,12 @@ from keras import ops
 from keras_visor.layers.attention import Segment
 from keras_visor.layers.attention import as_mask
 from keras_visor.layers.attention import attend
+from keras_visor.layers.projections import check_heads
+from keras_visor.layers.projections import dense
+from keras_visor.layers.projections import from_heads
+from keras_visor.layers.projections import head_width
+from keras_visor.layers.projections import rms_norm
+from keras_visor.layers.projections import to_heads
 
 
 @keras.saving.register_keras_serializable("keras_visor")
@@ -60,13 +66,7 @@ class VisorDecoderLayer(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if num_query_heads % num_key_value_heads:
-            raise ValueError(
-                "`num_query_heads` must be a multiple of "
-                "`num_key_value_heads`. Received: "
-                f"num_query_heads={num_query_heads}, "
-                f"num_key_value_heads={num_key_value_heads}"
-            )
+        check_heads(num_query_heads, num_key_value_heads)
         self.intermediate_dim = intermediate_dim
         self.num_query_heads = num_query_heads
         self.num_key_value_heads = num_key_value_heads
@@ -74,47 +74,35 @@ class VisorDecoderLayer(keras.layers.Layer):
         self.layer_norm_epsilon = layer_norm_epsilon
 
     def build(self, text_shape):
-        hidden_dim = text_shape[-1]
-        head_dim = head_width(hidden_dim, self.num_query_heads)
-        self.input_norm = self._norm("input_norm")
-        self.query_dense = self._project_to_heads(
-            self.num_query_heads, head_dim, "query_dense"
+        width = text_shape[-1]
+        head_dim = head_width(width, self.num_query_heads)
+        key_value_heads = self.num_key_value_heads
+        epsilon, dtype = self.layer_norm_epsilon, self.dtype_policy
+        self.input_norm = rms_norm(width, epsilon, dtype, "input_norm")
+        self.query_dense = to_heads(
+            width, self.num_query_heads, head_dim, dtype, "query_dense"
         )
-        self.key_dense = self._project_to_heads(
-            self.num_key_value_heads, head_dim, "key_dense"
+        self.key_dense = to_heads(
+            width, key_value_heads, head_dim, dtype, "key_dense"
         )
-        self.value_dense = self._project_to_heads(
-            self.num_key_value_heads, head_dim, "value_dense"
+        self.value_dense = to_heads(
+            width, key_value_heads, head_dim, dtype, "value_dense"
         )
-        self.output_dense = keras.layers.EinsumDense(
-            "bqhd,hdm->bqm",
-            output_shape=(None, hidden_dim),
-            dtype=self.dtype_policy,
-            name="output_dense",
+        self.output_dense = from_heads(
+            width, self.num_query_heads, head_dim, dtype, "output_dense"
         )
         self.rotary_embedding = keras_hub.layers.RotaryEmbedding(
             max_wavelength=self.rope_max_wavelength,
-            dtype=self.dtype_policy,
+            dtype=dtype,
             name="rotary_embedding",
         )
-        self.post_attention_norm = self._norm("post_attention_norm")
-        self.gate_dense = self._dense(self.intermediate_dim, "gate_dense")
-        self.up_dense = self._dense(self.intermediate_dim, "up_dense")
-        self.down_dense = self._dense(hidden_dim, "down_dense")
-
-        token_shape = (None, None, hidden_dim)
-        for layer in (
-            self.input_norm,
-            self.query_dense,
-            self.key_dense,
-            self.value_dense,
-            self.post_attention_norm,
-            self.gate_dense,
-            self.up_dense,
-        ):
-            layer.build(token_shape)
-        self.output_dense.build((None, None, self.num_query_heads, head_dim))
-        self.down_dense.build((None, None, self.intermediate_dim))
+        self.post_attention_norm = rms_norm(
+            width, epsilon, dtype, "post_attention_norm"
+        )
+        inner = self.intermediate_dim
+        self.gate_dense = dense(width, inner, dtype, "gate_dense")
+        self.up_dense = dense(width, inner, dtype, "up_dense")
+        self.down_dense = dense(inner, width, dtype, "down_dense")
         self.built = True
 
     def call(
@@ -196,30 +184,6 @@ class VisorDecoderLayer(keras.layers.Layer):
         keys = keras.KerasTensor(shape, dtype=self.compute_dtype)
         return keys, keras.KerasTensor(shape, dtype=self.compute_dtype)
 
-    def _norm(self, name):
-        return keras.layers.RMSNormalization(
-            epsilon=self.layer_norm_epsilon, dtype=self.dtype_policy, name=name
-        )
-
-    def _project_to_heads(self, num_heads, head_dim, name):
-        return keras.layers.EinsumDense(
-            "bqm,mhd->bqhd",
-            output_shape=(None, num_heads, head_dim),
-            bias_axes="hd",
-            dtype=self.dtype_policy,
-            name=name,
-        )
-
-    def _dense(self, units, name):
-        # EinsumDense, not Dense: the gradient of a Dense in the branch of
-        # `ops.cond` that is not taken fails under TensorFlow's XLA.
-        return keras.layers.EinsumDense(
-            "bqm,mn->bqn",
-            output_shape=(None, units),
-            dtype=self.dtype_policy,
-            name=name,
-        )
-
     def get_config(self):
         config = super().get_config()
         config.update(
@@ -232,13 +196,3 @@ class VisorDecoderLayer(keras.layers.Layer):
             }
         )
         return config
-
-
-def head_width(hidden_dim: int, num_heads: int) -> int:
-    """Width of a head; an error where the heads do not divide the width."""
-    if hidden_dim % num_heads:
-        raise ValueError(
-            "The number of heads must divide the hidden width. Received: "
-            f"{num_heads} heads, hidden width {hidden_dim}"
-        )
-    return hidden_dim // num_heads

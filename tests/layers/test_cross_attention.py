@@ -1,7 +1,7 @@
 import keras
 import numpy as np
 import pytest
-from keras import ops
+from layer_checks import call
 from layer_checks import check_spec
 from layer_checks import cross_attention_weights
 from layer_checks import randomize
@@ -59,7 +59,7 @@ def changed(**inputs):
 
 def test_equals_the_reference():
     layer = make_layer()
-    output = to_numpy(layer(**INPUTS))
+    output = to_numpy(call(layer, **INPUTS))
     for row in range(2):
         streams = Streams(
             text=from_numpy(TEXT[row]),
@@ -88,9 +88,10 @@ def test_by_hand():
     layer.output_dense.kernel.assign(2 * identity[None])
     layer.position_kernel.assign([[0.0, 0.0], [0.0, 0.0], [1.0, 1.0]])
     layer.position_bias.assign([0.0, 1.0])
-    output = layer(
-        np.array([[[3.0, 0.0]]]),
-        np.array([[[1.0, 2.0], [1.0, -3.0]]]),
+    output = call(
+        layer,
+        text=np.array([[[3.0, 0.0]]], "float32"),
+        vision=np.array([[[1.0, 2.0], [1.0, -3.0]]], "float32"),
         text_positions=np.array([[2]]),
         vision_positions=np.array([[0, 1]]),
     )
@@ -106,12 +107,12 @@ def test_by_hand():
 
 
 def test_a_fresh_layer_adds_nothing():
-    output = to_numpy(make_layer(random=False)(**INPUTS))
+    output = to_numpy(call(make_layer(random=False), **INPUTS))
     np.testing.assert_array_equal(output, np.zeros_like(TEXT))
 
 
 def test_a_token_before_every_image_gets_exactly_zero():
-    output = to_numpy(make_layer()(**INPUTS))
+    output = to_numpy(call(make_layer(), **INPUTS))
     np.testing.assert_array_equal(output[0, :2], np.zeros((2, HIDDEN)))
     assert np.all(np.abs(output).max(axis=2)[0, 2:] > 0.01)
     assert np.all(np.abs(output).max(axis=2)[1] > 0.01)
@@ -121,10 +122,12 @@ def test_a_token_before_every_image_gets_exactly_zero():
 def test_a_sample_without_images_gets_exactly_zero(value):
     mask = np.array([[False] * 9, [True] * 9])
     vision = np.where(mask[..., None], VISION, value)
-    output = to_numpy(make_layer()(**changed(vision=vision, vision_mask=mask)))
+    output = to_numpy(
+        call(make_layer(), **changed(vision=vision, vision_mask=mask))
+    )
     np.testing.assert_array_equal(output[0], np.zeros((5, HIDDEN)))
     np.testing.assert_allclose(
-        output[1], to_numpy(make_layer()(**INPUTS))[1], atol=2e-5
+        output[1], to_numpy(call(make_layer(), **INPUTS))[1], atol=2e-5
     )
 
 
@@ -132,28 +135,28 @@ def test_a_later_image_changes_nothing_before_it():
     """Not through the convolution at the border of the images either."""
     vision = VISION.copy()
     vision[0, 4:] += 1.0
-    before = to_numpy(make_layer()(**INPUTS))
-    after = to_numpy(make_layer()(**changed(vision=vision)))
+    before = to_numpy(call(make_layer(), **INPUTS))
+    after = to_numpy(call(make_layer(), **changed(vision=vision)))
     np.testing.assert_array_equal(after[0, :3], before[0, :3])
     assert np.all(np.abs(after - before).max(axis=2)[0, 3:] > 1e-3)
     # As one image, the convolution reaches across.
     one_image = changed(vision_image_ids=np.zeros((2, 9), int))
-    leaked = to_numpy(make_layer()(**{**one_image, "vision": vision}))
-    whole = to_numpy(make_layer()(**one_image))
+    leaked = to_numpy(call(make_layer(), **{**one_image, "vision": vision}))
+    whole = to_numpy(call(make_layer(), **one_image))
     assert np.abs(leaked - whole)[0, 2].max() > 1e-3
 
 
 def test_one_image_is_the_default():
     inputs = {k: v[1:] for k, v in INPUTS.items()}
-    full = to_numpy(make_layer()(**inputs))
+    full = to_numpy(call(make_layer(), **inputs))
     del inputs["vision_mask"], inputs["vision_image_ids"]
-    np.testing.assert_array_equal(to_numpy(make_layer()(**inputs)), full)
+    np.testing.assert_array_equal(to_numpy(call(make_layer(), **inputs)), full)
 
 
 @pytest.mark.parametrize("padding_id", [-1, 0, 1])
 def test_padding_and_neighbours_change_nothing(padding_id):
     layer = make_layer()
-    whole = to_numpy(layer(**INPUTS))
+    whole = to_numpy(call(layer, **INPUTS))
     for row in range(2):
         one = {k: v[row : row + 1] for k, v in INPUTS.items()}
         one["vision"] = np.pad(
@@ -168,24 +171,27 @@ def test_padding_and_neighbours_change_nothing(padding_id):
                 one[name], ((0, 0), (0, 4)), constant_values=fill
             )
         np.testing.assert_allclose(
-            to_numpy(layer(**one))[0], whole[row], atol=2e-5
+            to_numpy(call(layer, **one))[0], whole[row], atol=2e-5
         )
 
 
 def test_reading_the_cache_equals_the_call():
     layer = make_layer()
-    output, (keys, values) = layer(**INPUTS, return_cache=True)
-    np.testing.assert_array_equal(to_numpy(output), to_numpy(layer(**INPUTS)))
+    output, (keys, values) = call(layer, **INPUTS, return_cache=True)
+    np.testing.assert_array_equal(
+        to_numpy(output), to_numpy(call(layer, **INPUTS))
+    )
     segment = Segment(
         keys,
         values,
-        ops.convert_to_tensor(INPUTS["vision_positions"]),
-        ops.convert_to_tensor(INPUTS["vision_mask"]),
+        INPUTS["vision_positions"],
+        INPUTS["vision_mask"],
     )
-    last = layer.read(
-        ops.convert_to_tensor(TEXT[:, -1:]),
-        ops.convert_to_tensor(INPUTS["text_positions"][:, -1:]),
-        segment,
+    last = call(
+        layer.read,
+        text=TEXT[:, -1:],
+        text_positions=INPUTS["text_positions"][:, -1:],
+        vision=segment,
     )
     np.testing.assert_allclose(
         to_numpy(last), to_numpy(output)[:, -1:], atol=2e-5
@@ -194,11 +200,7 @@ def test_reading_the_cache_equals_the_call():
 
 def test_attention_of_a_row_sums_to_one_or_zero():
     layer = make_layer()
-    weights = to_numpy(
-        layer.vision_attention(
-            **{k: ops.convert_to_tensor(v) for k, v in INPUTS.items()}
-        )
-    )
+    weights = to_numpy(call(layer.vision_attention, **INPUTS))
     assert weights.shape == (2, 5, 9)
     np.testing.assert_allclose(
         weights.sum(axis=2), [[0, 0, 1, 1, 1], [1] * 5], atol=1e-5
@@ -211,9 +213,9 @@ def test_attention_of_a_row_sums_to_one_or_zero():
 
 
 def test_bfloat16_is_close_to_float32():
-    output = make_layer("bfloat16")(**INPUTS)
+    output = call(make_layer("bfloat16"), **INPUTS)
     assert keras.backend.standardize_dtype(output.dtype) == "bfloat16"
-    full = to_numpy(make_layer()(**INPUTS))
+    full = to_numpy(call(make_layer(), **INPUTS))
     error = np.abs(to_numpy(output) - full).max()
     assert 0 < error < 0.03 * np.abs(full).max()
     np.testing.assert_array_equal(to_numpy(output)[0, :2], 0.0)
@@ -233,7 +235,7 @@ def test_output_spec_without_running(dtype):
         spec(2, 9),
         return_cache=True,
     )
-    outputs = layer(**INPUTS, return_cache=True)
+    outputs = call(layer, **INPUTS, return_cache=True)
     keras.tree.map_structure(check_spec, specs, outputs)
     update = layer.compute_output_spec(
         spec(None, None, HIDDEN),
@@ -258,7 +260,7 @@ def test_saves_within_a_model(tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(
-        to_numpy(loaded(INPUTS)), to_numpy(layer(**INPUTS))
+        to_numpy(loaded(INPUTS)), to_numpy(call(layer, **INPUTS))
     )
     copy = VisorCrossAttention.from_config(layer.get_config())
     assert copy.get_config() == layer.get_config()

@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from layer_checks import call
 from layer_checks import check_spec
 from layer_checks import decoder_layer_weights
 from layer_checks import randomize
@@ -44,7 +45,7 @@ def expected(layer, tokens, positions):
 
 def test_equals_the_reference():
     layer = make_layer()
-    output = to_numpy(layer(TEXT, text_positions=POSITIONS))
+    output = to_numpy(call(layer, text=TEXT, text_positions=POSITIONS))
     for row in range(2):
         np.testing.assert_allclose(
             output[row], expected(layer, TEXT[row], POSITIONS[row]), atol=2e-5
@@ -52,9 +53,9 @@ def test_equals_the_reference():
 
 
 def test_bfloat16_is_close_to_float32():
-    output = make_layer("bfloat16")(TEXT, text_positions=POSITIONS)
+    output = call(make_layer("bfloat16"), text=TEXT, text_positions=POSITIONS)
     assert keras.backend.standardize_dtype(output.dtype) == "bfloat16"
-    full = to_numpy(make_layer()(TEXT, text_positions=POSITIONS))
+    full = to_numpy(call(make_layer(), text=TEXT, text_positions=POSITIONS))
     error = np.abs(to_numpy(output) - full).max()
     assert 0 < error < 0.03 * np.abs(full).max()
 
@@ -63,14 +64,14 @@ def test_a_token_depends_on_no_later_position():
     """Whatever the order that the tokens are stored in."""
     layer = make_layer()
     order = np.array([3, 0, 5, 2, 4, 1])
-    before = to_numpy(layer(TEXT, text_positions=POSITIONS))
+    before = to_numpy(call(layer, text=TEXT, text_positions=POSITIONS))
     shuffled = to_numpy(
-        layer(TEXT[:, order], text_positions=POSITIONS[:, order])
+        call(layer, text=TEXT[:, order], text_positions=POSITIONS[:, order])
     )
     np.testing.assert_allclose(shuffled, before[:, order], atol=2e-5)
     changed = TEXT.copy()
     changed[:, 3] += 1.0
-    after = to_numpy(layer(changed, text_positions=POSITIONS))
+    after = to_numpy(call(layer, text=changed, text_positions=POSITIONS))
     np.testing.assert_array_equal(after[:, :3], before[:, :3])
     assert np.all(np.abs(after - before).max(axis=2)[:, 3:] > 1e-3)
 
@@ -78,12 +79,13 @@ def test_a_token_depends_on_no_later_position():
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_and_neighbours_change_nothing(side):
     layer = make_layer()
-    alone = to_numpy(layer(TEXT[:1], text_positions=POSITIONS[:1]))
+    alone = to_numpy(call(layer, text=TEXT[:1], text_positions=POSITIONS[:1]))
     pads = ((0, 0), (3, 0) if side == "left" else (0, 3))
     padded = np.pad(TEXT, (*pads, (0, 0)), constant_values=7.0)
     output = to_numpy(
-        layer(
-            padded,
+        call(
+            layer,
+            text=padded,
             text_positions=np.pad(POSITIONS, pads),
             text_mask=np.pad(np.ones(POSITIONS.shape, bool), pads),
         )
@@ -94,32 +96,32 @@ def test_padding_and_neighbours_change_nothing(side):
 
 def test_long_queries_are_taken_in_blocks(monkeypatch):
     layer = make_layer()
-    whole = to_numpy(layer(TEXT, text_positions=POSITIONS))
+    whole = to_numpy(call(layer, text=TEXT, text_positions=POSITIONS))
     monkeypatch.setattr(attention, "QUERY_BLOCK", 4)
-    blocks = to_numpy(layer(TEXT, text_positions=POSITIONS))
+    blocks = to_numpy(call(layer, text=TEXT, text_positions=POSITIONS))
     np.testing.assert_allclose(blocks, whole, atol=2e-5)
 
 
 def test_stepping_through_the_cache_equals_one_call():
     layer = make_layer()
-    whole, (keys, values) = layer(
-        TEXT, text_positions=POSITIONS, return_cache=True
+    whole, (keys, values) = call(
+        layer, text=TEXT, text_positions=POSITIONS, return_cache=True
     )
-    _, (prompt_keys, prompt_values) = layer(
-        TEXT[:, :4], text_positions=POSITIONS[:, :4], return_cache=True
+    _, (prompt_keys, prompt_values) = call(
+        layer,
+        text=TEXT[:, :4],
+        text_positions=POSITIONS[:, :4],
+        return_cache=True,
     )
     pads = ((0, 0), (0, 2), (0, 0), (0, 0))
     cache = ops.pad(prompt_keys, pads), ops.pad(prompt_values, pads)
     for slot in (4, 5):
-        token, cache = layer.step(
-            ops.convert_to_tensor(TEXT[:, slot : slot + 1]),
-            ops.convert_to_tensor(POSITIONS[:, slot : slot + 1]),
-            Segment(
-                *cache,
-                ops.convert_to_tensor(POSITIONS),
-                ops.ones(POSITIONS.shape, "bool"),
-            ),
-            slot,
+        token, cache = call(
+            layer.step,
+            token=TEXT[:, slot : slot + 1],
+            position=POSITIONS[:, slot : slot + 1],
+            text=Segment(*cache, POSITIONS, np.ones(POSITIONS.shape, bool)),
+            index=slot,
         )
         np.testing.assert_allclose(
             to_numpy(token)[:, 0], to_numpy(whole)[:, slot], atol=2e-5
@@ -136,7 +138,9 @@ def test_output_spec_without_running(dtype):
         keras.KerasTensor((2, 6), "int32"),
         return_cache=True,
     )
-    outputs = layer(TEXT, text_positions=POSITIONS, return_cache=True)
+    outputs = call(
+        layer, text=TEXT, text_positions=POSITIONS, return_cache=True
+    )
     keras.tree.map_structure(check_spec, specs, outputs)
     spec = layer.compute_output_spec(
         keras.KerasTensor((None, None, HIDDEN)),

@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from layer_checks import call
 from layer_checks import check_spec
 from layer_checks import decoder_layer_weights
 from layer_checks import randomize
@@ -49,7 +50,7 @@ def make_layer(dtype="float32"):
 
 def run(layer, **inputs):
     """Text and visual tokens as NumPy arrays."""
-    text, vision = layer(**{**INPUTS, **inputs})[:2]
+    text, vision = call(layer, **{**INPUTS, **inputs})[:2]
     return to_numpy(text), to_numpy(vision)
 
 
@@ -77,9 +78,10 @@ def test_off_is_the_decoder_layer_and_leaves_the_visual_tokens():
     layer = make_layer()
     text, vision = run(layer, enabled=False)
     np.testing.assert_array_equal(vision, VISION)
-    without, none = layer(
-        TEXT,
-        None,
+    without, none = call(
+        layer,
+        text=TEXT,
+        vision=None,
         text_positions=INPUTS["text_positions"],
         vision_positions=None,
     )
@@ -185,21 +187,22 @@ def test_a_step_reads_the_visual_cache():
         name: value[:, :3] if "text" in name else value
         for name, value in INPUTS.items()
     }
-    _, _, text_cache, vision_cache = layer(**prompt, return_cache=True)
+    _, _, text_cache, vision_cache = call(layer, **prompt, return_cache=True)
     pads = ((0, 0), (0, 1), (0, 0), (0, 0))
 
     def segment(cache, stream):
         return Segment(
             *cache,
-            ops.convert_to_tensor(INPUTS[f"{stream}_positions"]),
-            ops.convert_to_tensor(INPUTS[f"{stream}_mask"]),
+            INPUTS[f"{stream}_positions"],
+            INPUTS[f"{stream}_mask"],
         )
 
-    token, _ = layer.step(
-        ops.convert_to_tensor(TEXT[:, 3:]),
-        ops.convert_to_tensor(INPUTS["text_positions"][:, 3:]),
-        segment([ops.pad(part, pads) for part in text_cache], "text"),
-        3,
+    token, _ = call(
+        layer.step,
+        token=TEXT[:, 3:],
+        position=INPUTS["text_positions"][:, 3:],
+        text=segment([ops.pad(part, pads) for part in text_cache], "text"),
+        index=3,
         vision=segment(vision_cache, "vision"),
     )
     np.testing.assert_allclose(to_numpy(token)[:, 0], text[:, 3], atol=2e-5)
@@ -207,25 +210,28 @@ def test_a_step_reads_the_visual_cache():
 
 def test_off_there_is_no_visual_cache():
     layer = make_layer()
-    *_, vision_cache = layer(**INPUTS, enabled=False, return_cache=True)
+    *_, vision_cache = call(layer, **INPUTS, enabled=False, return_cache=True)
     assert vision_cache is None
 
 
 def test_attention_to_the_image():
     layer = make_layer()
-    tensors = {k: ops.convert_to_tensor(v) for k, v in INPUTS.items()}
-    weights = to_numpy(layer.vision_attention(**tensors))
+    weights = to_numpy(call(layer.vision_attention, **INPUTS))
     assert weights.shape == (3, 4, 6)
     share = weights.sum(axis=2)
     np.testing.assert_array_equal(share[1, :2], [0, 0])
     np.testing.assert_array_equal(share[2], [0, 0, 0, 0])
     assert np.all((share[0] > 0) & (share[0] < 1))
     # A word alone after the image: it looks at the image and at itself.
-    query, text_keys, _ = layer.project(
-        tensors["text"][:1, :1], tensors["text_positions"][:1, :1]
+    query, text_keys, _ = call(
+        layer.project,
+        tokens=TEXT[:1, :1],
+        positions=INPUTS["text_positions"][:1, :1],
     )
-    _, keys, _ = layer.project(
-        tensors["vision"][:1], tensors["vision_positions"][:1]
+    _, keys, _ = call(
+        layer.project,
+        tokens=VISION[:1],
+        positions=INPUTS["vision_positions"][:1],
     )
     query, text_keys, keys = map(to_numpy, (query, text_keys, keys))
     expected = []
@@ -239,7 +245,7 @@ def test_attention_to_the_image():
 
 
 def test_bfloat16_is_close_to_float32():
-    outputs = make_layer("bfloat16")(**INPUTS)
+    outputs = call(make_layer("bfloat16"), **INPUTS)
     full = run(make_layer())
     for output, expected in zip(outputs, full, strict=True):
         assert keras.backend.standardize_dtype(output.dtype) == "bfloat16"
@@ -258,7 +264,7 @@ def test_output_spec_without_running(dtype, enabled):
     specs = layer.compute_output_spec(
         *specs, enabled=enabled, return_cache=True
     )
-    outputs = layer(**INPUTS, enabled=enabled, return_cache=True)
+    outputs = call(layer, **INPUTS, enabled=enabled, return_cache=True)
     keras.tree.map_structure(check_spec, specs, outputs, none_is_leaf=False)
 
 

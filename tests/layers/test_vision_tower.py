@@ -51,6 +51,12 @@ INDICES, WEIGHTS = map(
 )
 
 
+def run(tower, images):
+    return call(
+        tower, images=images, vision_indices=INDICES, vision_weights=WEIGHTS
+    )
+
+
 def expected_rows(tower):
     """Newline and projected patches of both samples, (2, 9, HIDDEN)."""
     pixels = torch.tensor(IMAGES).unflatten(3, (2, 2)).unflatten(2, (2, 2))
@@ -68,7 +74,7 @@ def expected_rows(tower):
 
 def test_gather_by_hand():
     tower = make_tower()
-    tokens = to_numpy(tower(IMAGES, INDICES, WEIGHTS))
+    tokens = to_numpy(run(tower, IMAGES))
     rows = expected_rows(tower)
     expected = np.zeros((2, 4, HIDDEN))
     expected[0, 0] = rows[0, 1]
@@ -86,18 +92,28 @@ def test_a_tile_that_only_pads_changes_nothing():
     images = IMAGES.copy()
     images[1, 1] = 1e3
     np.testing.assert_array_equal(
-        to_numpy(tower(images, INDICES, WEIGHTS)),
-        to_numpy(tower(IMAGES, INDICES, WEIGHTS)),
+        to_numpy(run(tower, images)),
+        to_numpy(run(tower, IMAGES)),
     )
 
 
 def test_encoding_tile_by_tile_and_packing_is_the_call():
     tower = make_tower()
-    patches = [tower.encode(tile[None]) for tile in IMAGES.reshape(4, 4, 4, 3)]
+    patches = [
+        call(tower.encode, tiles=tile[None])
+        for tile in IMAGES.reshape(4, 4, 4, 3)
+    ]
     patches = ops.reshape(ops.concatenate(patches), (2, -1, HIDDEN))
     np.testing.assert_allclose(
-        to_numpy(tower.pack(patches, INDICES, WEIGHTS)),
-        to_numpy(tower(IMAGES, INDICES, WEIGHTS)),
+        to_numpy(
+            call(
+                tower.pack,
+                patches=patches,
+                vision_indices=INDICES,
+                vision_weights=WEIGHTS,
+            )
+        ),
+        to_numpy(run(tower, IMAGES)),
         atol=1e-5,
     )
 
@@ -110,12 +126,12 @@ def test_output_spec_without_running(dtype):
         keras.KerasTensor(INDICES.shape, "int32"),
         keras.KerasTensor(WEIGHTS.shape),
     )
-    tokens = tower(IMAGES, INDICES, WEIGHTS)
+    tokens = run(tower, IMAGES)
     assert tuple(spec.shape) == tuple(tokens.shape) == (2, 4, HIDDEN)
     assert spec.dtype == keras.backend.standardize_dtype(tokens.dtype) == dtype
     np.testing.assert_allclose(
         to_numpy(tokens),
-        to_numpy(make_tower()(IMAGES, INDICES, WEIGHTS)),
+        to_numpy(run(make_tower(), IMAGES)),
         rtol=0.05,
         atol=0.05,
     )
