@@ -27,13 +27,16 @@ from tokenizers import trainers
 import keras_visor
 from keras_visor.checkpoints.qwen2_tokenizer import set_pipeline
 from keras_visor.datasets import RenderedPictures
+from keras_visor.datasets import exact_match
 from keras_visor.datasets import exact_match_by_family
 
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>"]
 TILE_SIZE = 48
-PATCH_SIZE = 8
-# The longest sample has 26 text tokens, the last of which is only predicted.
-TRAINING_LENGTH = 25
+PATCH_SIZE = 12
+# Questions that share a picture's visual tokens in training: as the turns of
+# a conversation, the longest of which has 26 text tokens.
+TURNS = 4
+TRAINING_LENGTH = TURNS * 26
 SERVING_LENGTH = 128
 
 # How often a training batch runs at each budget: the cheapest must learn what
@@ -68,7 +71,7 @@ def make_tokenizer(vocabulary_size=512):
 
 
 def make_model():
-    """LLaVA-OneVision's architecture in small: a picture has 192 tokens."""
+    """LLaVA-OneVision's architecture in small: a picture has 88 tokens."""
     tokenizer = make_tokenizer()
     backbone = keras_visor.VisorBackbone(
         vision_encoder=keras_hub.models.SigLIPVisionEncoder(
@@ -84,7 +87,7 @@ def make_model():
         num_query_heads=4,
         num_key_value_heads=2,
         hidden_dim=128,
-        intermediate_dim=352,
+        intermediate_dim=256,
         rope_max_wavelength=10000.0,
         **keras_visor.uniform_layout(6),
     )
@@ -99,16 +102,17 @@ def make_model():
         max_tiles=4,
     )
     preprocessor = keras_visor.VisorCausalLMPreprocessor(
-        tokenizer, converter, sequence_length=TRAINING_LENGTH
+        tokenizer, converter, sequence_length=SERVING_LENGTH
     )
     return keras_visor.VisorCausalLM(backbone, preprocessor)
 
 
 class Block(keras.utils.PyDataset):
-    """Batches of fresh pictures, one question each, one budget a batch."""
+    """Batches of conversations about fresh pictures, one budget a batch."""
 
-    def __init__(self, block, steps, batch_size, seed):
+    def __init__(self, preprocessor, block, steps, batch_size, seed):
         super().__init__(workers=2)
+        self.preprocessor = preprocessor
         self.first = block * steps
         self.steps = steps
         self.batch_size = batch_size
@@ -121,35 +125,73 @@ class Block(keras.utils.PyDataset):
     def __getitem__(self, index):
         step = self.first + index
         random = np.random.default_rng([self.seed, step])
-        samples = [
-            draw_question(self.pictures, step * self.batch_size + row, random)
-            for row in range(self.batch_size)
-        ]
+        first = step * self.batch_size
+        prompts, responses, images = [], [], []
+        for picture in range(first, first + self.batch_size):
+            example = self.pictures.example(picture)
+            *turns, last = draw_questions(example, random, TURNS)
+            prompts.append(
+                "<|im_start|>user <image>\n"
+                + "".join(
+                    f"{question}<|im_end|><|im_start|>assistant\n"
+                    f"{answer}<|im_end|><|im_start|>user \n"
+                    for question, answer, _ in turns
+                )
+                + f"{last[0]}<|im_end|><|im_start|>assistant\n"
+            )
+            responses.append(last[1])
+            images.append(example["image"])
         budget = random.choice(len(BUDGET_SHARES), p=BUDGET_SHARES)
-        return {
-            "prompts": [sample["question"] for sample in samples],
-            "responses": [sample["answer"] for sample in samples],
-            "images": [sample["image"] for sample in samples],
-            "budget": [budget] * self.batch_size,
-        }
+        x, y, _ = self.preprocessor(
+            {
+                "prompts": prompts,
+                "responses": responses,
+                "images": images,
+                "budget": [budget] * self.batch_size,
+            },
+            sequence_length=TRAINING_LENGTH,
+        )
+        weight = weigh_answers(self.preprocessor.tokenizer, x, y)
+        longest = x["padding_mask"].sum(axis=1).max()
+        for name in ("token_ids", "padding_mask", "text_positions"):
+            x[name] = x[name][:, :longest]
+        return x, y[:, :longest], weight[:, :longest]
 
 
-def draw_question(pictures, index, random):
-    """One question of a picture, those that suit every picture less often."""
-    example = pictures.example(index)
+def weigh_answers(tokenizer, x, y):
+    """1.0 where the next token belongs to an answer, of whichever turn."""
+    header = tokenizer("<|im_start|>assistant\n")
+    weight = np.zeros(y.shape, "float32")
+    for row, ids in enumerate(x["token_ids"]):
+        length = x["padding_mask"][row].sum()
+        answering = False
+        for at in range(len(header) - 1, length):
+            if ids[at - len(header) + 1 : at + 1].tolist() == header:
+                answering = True
+            weight[row, at] = answering
+            if y[row, at] == tokenizer.end_token_id:
+                answering = False
+    return weight
+
+
+def draw_questions(example, random, count):
+    """Questions of a picture, those that suit every picture less often.
+
+    Returns:
+        A list of `count` tuples: question, answer, family.
+    """
     weights = np.array(
         [
             0.4 if family in ANY_PICTURE else 1.0
             for family in example["families"]
         ]
     )
-    chosen = random.choice(len(weights), p=weights / weights.sum())
-    return {
-        "image": example["image"],
-        "question": example["questions"][chosen],
-        "answer": example["answers"][chosen],
-        "family": example["families"][chosen],
-    }
+    chosen = random.choice(
+        len(weights), count, replace=False, p=weights / weights.sum()
+    )
+    columns = (example[name] for name in ("questions", "answers", "families"))
+    triples = list(zip(*columns, strict=True))
+    return [triples[index] for index in chosen]
 
 
 ANY_PICTURE = ("document_kind", "is_document_kind", "background")
@@ -159,34 +201,36 @@ def evaluate(lm, split, count, budget, seed=0, batch_size=50):
     """Exact match, overall and by family, of one question a fresh picture."""
     pictures = RenderedPictures(split, count, seed=seed)
     random = np.random.default_rng(seed)
-    samples = [draw_question(pictures, i, random) for i in range(count)]
-    predictions = []
+    predictions, answers, families = [], [], []
     for start in range(0, count, batch_size):
-        batch = samples[start : start + batch_size]
+        examples = [
+            pictures.example(index)
+            for index in range(start, min(start + batch_size, count))
+        ]
+        drawn = [draw_questions(example, random, 1)[0] for example in examples]
         predictions += lm.generate(
             {
-                "prompts": [sample["question"] for sample in batch],
-                "images": [sample["image"] for sample in batch],
+                "prompts": [question for question, _, _ in drawn],
+                "images": [example["image"] for example in examples],
             },
-            max_length=48,
+            max_length=64,
             strip_prompt=True,
             budget=budget,
         )
-    answers = [sample["answer"] for sample in samples]
-    families = [sample["family"] for sample in samples]
-    by_family = exact_match_by_family(predictions, answers, families)
-    right = sum(
-        score * families.count(family) for family, score in by_family.items()
-    )
-    return {"exact_match": right / count, "by_family": by_family}
+        answers += [answer for _, answer, _ in drawn]
+        families += [family for _, _, family in drawn]
+    return {
+        "exact_match": exact_match(predictions, answers),
+        "by_family": exact_match_by_family(predictions, answers, families),
+    }
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--blocks", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=75, help="per block")
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--blocks", type=int, default=36)
+    parser.add_argument("--steps", type=int, default=100, help="per block")
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--learning-rate", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--samples", type=int, default=1000, help="tested")
     parser.add_argument("--run", type=pathlib.Path, default="runs/visor_tiny")
@@ -199,6 +243,7 @@ def main():
 
     keras.utils.set_random_seed(arguments.seed)
     lm = make_model()
+    preprocessor = lm.preprocessor
     total = arguments.blocks * arguments.steps
     lm.compile(
         optimizer=keras.optimizers.AdamW(
@@ -226,21 +271,28 @@ def main():
         print(f"going on after block {done}")
     for block in range(done, arguments.blocks):
         start = time.time()
+        # Preprocessed by the blocks, which share pictures among questions.
+        lm.preprocessor = None
         lm.fit(
             Block(
-                block, arguments.steps, arguments.batch_size, arguments.seed
+                preprocessor,
+                block,
+                arguments.steps,
+                arguments.batch_size,
+                arguments.seed,
             ),
             initial_epoch=block,
             epochs=block + 1,
             verbose=2,
         )
+        lm.preprocessor = preprocessor
         seconds += time.time() - start
         # Written whole or not at all: an interrupt costs one block at most.
         partial = arguments.run / "partial.weights.h5"
         lm.save_weights(partial)
         partial.replace(checkpoint)
         progress.write_text(json.dumps({"done": block + 1, "seconds": seconds}))
-        if block % 5 == 4:
+        if block % 6 == 5:
             score = evaluate(lm, "validation", 200, "full")
             print("validation", json.dumps(score))
 
@@ -259,7 +311,6 @@ def main():
             for budget, layers in enumerate(lm.backbone.budgets)
         },
     }
-    lm.preprocessor.sequence_length = SERVING_LENGTH
     lm.save_to_preset(str(arguments.output))
     (arguments.output / "training.json").write_text(
         json.dumps(results, indent=2) + "\n"

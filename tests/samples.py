@@ -1,6 +1,6 @@
 """What the tests of the models ask: prompts and their images.
 
-Each prompt has 32 to 37 text tokens and, where it has images, 49 to 56 visual
+Each prompt has 33 to 37 text tokens and, where it has images, 49 to 56 visual
 tokens of a `made_checkpoints` model: one bucket each, so that all of them run
 in the same few compiled programs.
 """
@@ -28,7 +28,9 @@ SAMPLES = {
         [picture(24, 50)],
     ),
     "strip": (
-        question("Read the value in this strip (it's the longest one)!", 1),
+        question(
+            "Read the small value in this strip (it's the longest one)!", 1
+        ),
         [picture(10, 100, 1)],
     ),
     "several images": (

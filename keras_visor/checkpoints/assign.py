@@ -1,7 +1,7 @@
 """Setting a variable from blocks, without a second copy of it beside them.
 
 The one place of this package that knows how each backend takes a tensor
-without holding two: `variable.assign` wants the whole value first, and some
+without holding two: `variable.assign` wants the whole value at once, and some
 backends copy it again.
 """
 
@@ -23,35 +23,38 @@ def assign(
         blocks: An iterable of pairs, the index of a block's first element and
             the block. Together they cover the variable.
     """
-    if keras.backend.backend() == "jax":
-        # Arrays are immutable: the old one goes before the new one comes.
-        variable.value.delete()
-        value = np.empty(variable.shape, variable.dtype)
-        for begin, block in blocks:
-            value[_region(begin, block)] = block
-        variable.assign(value)
-        return
+    write = {
+        "jax": _write_jax,
+        "tensorflow": _write_tensorflow,
+        "torch": _write_torch,
+    }[keras.backend.backend()]
     for begin, block in blocks:
-        rows = keras.ops.convert_to_tensor(block.astype(variable.dtype))
-        if keras.backend.backend() == "torch":
-            variable.value.detach()[_region(begin, block)].copy_(rows)
-        else:
-            _assign_in_place_tensorflow(variable, begin, rows)
+        block = keras.ops.convert_to_tensor(block.astype(variable.dtype))
+        write(variable, begin, block)
 
 
-def _region(begin, block):
-    return tuple(map(slice, begin, np.add(begin, block.shape)))
+def _write_jax(variable, begin, block):
+    import jax
+
+    # Arrays are immutable, but one that is given up is written in place.
+    write = jax.jit(jax.lax.dynamic_update_slice, donate_argnums=0)
+    variable.assign(write(variable.value, block, begin).block_until_ready())
 
 
-def _assign_in_place_tensorflow(variable, begin, rows):
+def _write_tensorflow(variable, begin, block):
     import tensorflow as tf
 
-    # `variable[...].assign(rows)` would read the whole variable first, and
-    # both copies would stay in memory.
+    # `variable.value[...].assign(block)` would read the whole variable first,
+    # and both copies would stay in memory.
     tf.raw_ops.ResourceStridedSliceAssign(
         ref=variable.value.handle,
         begin=begin,
-        end=np.add(begin, rows.shape),
+        end=np.add(begin, block.shape),
         strides=[1] * len(begin),
-        value=rows,
+        value=block,
     )
+
+
+def _write_torch(variable, begin, block):
+    region = tuple(map(slice, begin, np.add(begin, block.shape)))
+    variable.value.detach()[region].copy_(block)

@@ -1,12 +1,14 @@
-"""Random numbers drawn on the host, a block at a time."""
+"""Random numbers drawn on the host, a block of rows at a time."""
 
+import math
 from collections.abc import Sequence
 
 import keras
-import ml_dtypes  # noqa: F401  Gives NumPy its bfloat16.
 import numpy as np
+from keras import ops
 
-BLOCK_SIZE = 2**20
+# JAX joins up to sixteen arrays without an array in between.
+NUM_BLOCKS = 16
 
 
 @keras.saving.register_keras_serializable("keras_visor")
@@ -15,8 +17,8 @@ class HostNormal(keras.initializers.RandomNormal):
 
     For large tensors: to draw one, JAX holds four to nine copies of it, which
     for a token embedding is more memory than building the rest of the model
-    takes. The values differ from those of `keras.initializers.RandomNormal`,
-    but are the same on every backend.
+    takes. This holds two. The values are not those of
+    `keras.initializers.RandomNormal`, but the same on every backend.
 
     Args:
         mean: float. Defaults to `0.0`.
@@ -32,10 +34,13 @@ class HostNormal(keras.initializers.RandomNormal):
     """
 
     def __call__(self, shape: Sequence[int], dtype: str | None = None):
+        dtype = keras.backend.standardize_dtype(dtype)
         rng = np.random.default_rng(self.seed)
-        values = np.empty(shape, keras.backend.standardize_dtype(dtype))
-        flat = values.reshape(-1)
-        for start in range(0, flat.size, BLOCK_SIZE):
-            block = flat[start : start + BLOCK_SIZE]
-            block[...] = rng.normal(self.mean, self.stddev, block.size)
-        return keras.ops.convert_to_tensor(values)
+        rows, *rest = shape
+        step = math.ceil(rows / NUM_BLOCKS)
+        blocks = []
+        for start in range(0, rows, step):
+            size = (min(step, rows - start), *rest)
+            block = rng.standard_normal(size, "float32")
+            blocks.append(ops.cast(self.mean + self.stddev * block, dtype))
+        return ops.concatenate(blocks)

@@ -150,7 +150,9 @@ def test_one_image_is_the_default():
     inputs = {k: v[1:] for k, v in INPUTS.items()}
     full = to_numpy(call(make_layer(), **inputs))
     del inputs["vision_mask"], inputs["vision_image_ids"]
-    np.testing.assert_array_equal(to_numpy(call(make_layer(), **inputs)), full)
+    np.testing.assert_allclose(
+        to_numpy(call(make_layer(), **inputs)), full, atol=2e-5
+    )
 
 
 @pytest.mark.parametrize("padding_id", [-1, 0, 1])
@@ -259,8 +261,10 @@ def test_saves_within_a_model(tmp_path):
     model = keras.Model(inputs, layer(**inputs))
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(
-        to_numpy(loaded(INPUTS)), to_numpy(call(layer, **INPUTS))
+    np.testing.assert_allclose(
+        to_numpy(call(loaded, inputs=INPUTS)),
+        to_numpy(call(layer, **INPUTS)),
+        atol=2e-5,
     )
     copy = VisorCrossAttention.from_config(layer.get_config())
     assert copy.get_config() == layer.get_config()
@@ -272,7 +276,7 @@ def test_saves_within_a_model(tmp_path):
     [
         (
             {"num_heads": 4, "num_key_value_heads": 3},
-            "num_heads=4, num_key_value_heads=3",
+            "4 query heads.*num_key_value_heads=3",
         ),
         ({"num_heads": 4, "position_kernel_size": 4}, "kernel_size=4"),
         ({"num_heads": 4, "position_kernel_size": -1}, "kernel_size=-1"),

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import torch
 from keras import ops
+from layer_checks import call
 from layer_checks import randomize
 from layer_checks import to_numpy
 from torch.nn import functional as F

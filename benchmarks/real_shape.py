@@ -1,0 +1,347 @@
+"""Memory and time of a model of LLaVA-OneVision 0.5B's real shape.
+
+Writes a checkpoint of that shape with small random weights into a temporary
+directory, 1.8 GB in bfloat16, and for each backend starts a fresh process
+that loads it as a VISOR of the default layout and lets it answer one question
+about a picture of three tiles, about 3,000 visual tokens. The memory is what
+the process holds itself (`RssAnon` in /proc/self/status), without the mapped
+checkpoint, whose pages the system can take back. Linux only.
+
+    python benchmarks/real_shape.py                 # all backends, a table
+    python benchmarks/real_shape.py --backend jax
+    python benchmarks/real_shape.py --write         # into real_shape.md
+"""
+
+import argparse
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer
+from tokenizers import decoders
+from tokenizers import models
+from tokenizers import pre_tokenizers
+
+BACKENDS = ("jax", "tensorflow", "torch")
+BUDGETS = ("minimal", "full")
+NEW_TOKENS = 4
+PICTURE_SIZE = (384, 1152)
+QUESTION = "What is in the picture?"
+
+TILE_SIZE = 384
+TEXT = {
+    "model_type": "qwen2",
+    "vocab_size": 152_000,
+    "hidden_size": 896,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "intermediate_size": 4864,
+    "rope_theta": 1e6,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": True,
+}
+VISION = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 1152,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 16,
+    "intermediate_size": 4304,
+    "image_size": TILE_SIZE,
+    "patch_size": 14,
+    "vision_use_head": False,
+}
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>")
+
+
+# === The checkpoint ===
+
+
+def write_checkpoint(directory: Path) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.save(str(directory / "tokenizer.json"))
+    sides = range(TILE_SIZE, 6 * TILE_SIZE + 1, TILE_SIZE)
+    pinpoints = [[height, width] for height in sides for width in sides]
+    config = {
+        "model_type": "llava_onevision",
+        "image_token_index": tokenizer.token_to_id("<image>"),
+        "image_grid_pinpoints": pinpoints,
+        "vision_aspect_ratio": "anyres_max_9",
+        "vision_feature_layer": -1,
+        "vision_feature_select_strategy": "full",
+        "projector_hidden_act": "gelu",
+        "text_config": TEXT,
+        "vision_config": VISION,
+    }
+    processor = {
+        "image_grid_pinpoints": pinpoints,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+        "size": {"height": TILE_SIZE, "width": TILE_SIZE},
+    }
+    write_json(directory / "config.json", config)
+    write_json(directory / "preprocessor_config.json", processor)
+
+    rng = np.random.default_rng(0)
+    shard_of = {}
+    for number, shapes in enumerate((text_shapes(), vision_shapes()), 1):
+        file = f"model-{number:05}-of-00002.safetensors"
+        tensors = {name: draw(rng, name, shapes[name]) for name in shapes}
+        save_file(tensors, directory / file, metadata={"format": "pt"})
+        shard_of |= dict.fromkeys(shapes, file)
+    write_json(
+        directory / "model.safetensors.index.json", {"weight_map": shard_of}
+    )
+
+
+def byte_tokenizer() -> Tokenizer:
+    """One token a byte, and the special tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate(alphabet)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+    return tokenizer
+
+
+def draw(rng, name, shape):
+    if "norm" in name and name.endswith("weight"):
+        return np.ones(shape, ml_dtypes.bfloat16)
+    values = rng.standard_normal(shape, "float32")
+    values *= 0.02
+    return values.astype(ml_dtypes.bfloat16)
+
+
+def text_shapes() -> dict[str, tuple[int, ...]]:
+    width, wide = TEXT["hidden_size"], TEXT["intermediate_size"]
+    narrow = width // TEXT["num_attention_heads"] * TEXT["num_key_value_heads"]
+    model = "language_model.model"
+    shapes = {f"{model}.embed_tokens.weight": (TEXT["vocab_size"], width)}
+    for index in range(TEXT["num_hidden_layers"]):
+        layer = f"{model}.layers.{index}"
+        attention = f"{layer}.self_attn"
+        shapes |= {
+            f"{layer}.input_layernorm.weight": (width,),
+            **linear(f"{attention}.q_proj", width, width),
+            **linear(f"{attention}.k_proj", narrow, width),
+            **linear(f"{attention}.v_proj", narrow, width),
+            f"{attention}.o_proj.weight": (width, width),
+            f"{layer}.post_attention_layernorm.weight": (width,),
+            f"{layer}.mlp.gate_proj.weight": (wide, width),
+            f"{layer}.mlp.up_proj.weight": (wide, width),
+            f"{layer}.mlp.down_proj.weight": (width, wide),
+        }
+    return shapes | {f"{model}.norm.weight": (width,)}
+
+
+def vision_shapes() -> dict[str, tuple[int, ...]]:
+    """The vision encoder, the projector and the newline."""
+    width, wide = VISION["hidden_size"], VISION["intermediate_size"]
+    patch, text_width = VISION["patch_size"], TEXT["hidden_size"]
+    model = "vision_tower.vision_model"
+    shapes = {
+        f"{model}.embeddings.patch_embedding.weight": (width, 3, patch, patch),
+        f"{model}.embeddings.patch_embedding.bias": (width,),
+        f"{model}.embeddings.position_embedding.weight": (
+            (TILE_SIZE // patch) ** 2,
+            width,
+        ),
+        **norm(f"{model}.post_layernorm", width),
+        **linear("multi_modal_projector.linear_1", text_width, width),
+        **linear("multi_modal_projector.linear_2", text_width, text_width),
+        "image_newline": (text_width,),
+    }
+    for index in range(VISION["num_hidden_layers"]):
+        layer = f"{model}.encoder.layers.{index}"
+        shapes |= {
+            **norm(f"{layer}.layer_norm1", width),
+            **norm(f"{layer}.layer_norm2", width),
+            **linear(f"{layer}.mlp.fc1", wide, width),
+            **linear(f"{layer}.mlp.fc2", width, wide),
+        }
+        for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            shapes |= linear(f"{layer}.self_attn.{part}", width, width)
+    return shapes
+
+
+def linear(name, outputs, inputs):
+    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
+
+
+def norm(name, width):
+    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+
+
+def write_json(path, content):
+    path.write_text(json.dumps(content, indent=2), encoding="utf-8")
+
+
+# === One backend, in a process of its own ===
+
+
+class Phase:
+    """Peak anonymous memory, in bytes, and seconds of a `with` block."""
+
+    def __enter__(self):
+        self.peak = 0
+        self._start = time.perf_counter()
+        self._running = True
+        self._thread = threading.Thread(target=self._sample)
+        self._thread.start()
+        return self
+
+    def _sample(self):
+        while self._running:
+            self.peak = max(self.peak, anonymous_memory())
+            time.sleep(0.005)
+
+    def __exit__(self, *exception):
+        self.seconds = time.perf_counter() - self._start
+        self._running = False
+        self._thread.join()
+
+
+def anonymous_memory() -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("RssAnon:")[1].split()[0]) * 1024
+
+
+def measure(directory: str) -> dict:
+    import keras
+
+    import keras_visor
+
+    # The backend's threads and pools exist before memory is counted.
+    keras.ops.convert_to_numpy(keras.ops.ones((8, 8)) @ keras.ops.ones((8, 8)))
+    results = {"imported": anonymous_memory()}
+    with Phase() as load:
+        lm = keras_visor.VisorCausalLM.from_preset(
+            directory,
+            dtype="bfloat16",
+            **keras_visor.uniform_layout(TEXT["num_hidden_layers"]),
+        )
+    sizes = sorted(map(size_in_bytes, lm.backbone.weights), reverse=True)
+    results |= {
+        "load": [load.peak, load.seconds],
+        "loaded": anonymous_memory(),
+        "model": sum(sizes),
+        "three_largest": sum(sizes[:3]),
+    }
+
+    height, width = np.indices(PICTURE_SIZE)
+    picture = np.stack(
+        [height % 256, width % 256, (height + width) % 256], axis=-1
+    ).astype("uint8")
+    question = {"prompts": [QUESTION], "images": [picture]}
+    prompt = lm.preprocessor.generate_preprocess(question)
+    length = int(np.sum(np.asarray(prompt["padding_mask"])))
+    for budget in BUDGETS:
+        with Phase() as phase:
+            _, report = lm.generate(
+                question,
+                max_length=length + NEW_TOKENS,
+                budget=budget,
+                # All the new tokens, whatever they are.
+                stop_token_ids=None,
+                return_report=True,
+            )
+        results[budget] = [phase.peak, phase.seconds]
+    results["vision_tokens"] = int(report["vision_tokens"][0])
+    assert 2_900 <= results["vision_tokens"] <= 3_300, results
+    return results
+
+
+def size_in_bytes(variable) -> int:
+    return math.prod(variable.shape) * np.dtype(variable.dtype).itemsize
+
+
+# === The table ===
+
+
+def table(results: dict[str, dict]) -> str:
+    lines = [
+        "| backend | model | largest three tensors | after import "
+        "| peak while loading | after loading | load "
+        "| peak, minimal | minimal | peak, full | full |",
+        "|---" * 11 + "|",
+    ]
+    for backend, result in results.items():
+        version = importlib.metadata.version(backend)
+        cells = [
+            f"{backend} {version}",
+            megabytes(result["model"]),
+            megabytes(result["three_largest"]),
+            megabytes(result["imported"]),
+            megabytes(result["load"][0]),
+            megabytes(result["loaded"]),
+            f"{result['load'][1]:.0f} s",
+        ]
+        for budget in BUDGETS:
+            peak, seconds = result[budget]
+            cells += [megabytes(peak), f"{seconds:.0f} s"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def megabytes(size):
+    return f"{size / 1e6:,.0f} MB"
+
+
+def page(results) -> str:
+    tokens = {result["vision_tokens"] for result in results.values()}
+    return f"""\
+# The real shape
+
+Written by `python benchmarks/real_shape.py --write`, which says what is
+measured. LLaVA-OneVision 0.5B's shape with the default layout, bfloat16; one
+picture of {", ".join(f"{count:,}" for count in sorted(tokens))} visual tokens,
+{NEW_TOKENS} new tokens. Peaks are of anonymous memory, imports included; the
+seconds of an answer include compiling its programs and encoding the picture.
+{len(os.sched_getaffinity(0))} CPU core(s), {platform.machine()}, Keras \
+{importlib.metadata.version("keras")}.
+
+{table(results)}
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--backend", choices=BACKENDS)
+    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--measure", metavar="DIR", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        print(json.dumps(measure(arguments.measure)))
+        return
+    results = {}
+    with tempfile.TemporaryDirectory() as directory:
+        write_checkpoint(Path(directory))
+        for backend in [arguments.backend] if arguments.backend else BACKENDS:
+            process = subprocess.run(
+                [sys.executable, __file__, "--measure", directory],
+                env={**os.environ, "KERAS_BACKEND": backend},
+                stdout=subprocess.PIPE,
+                text=True,
+                check=True,
+            )
+            results[backend] = json.loads(process.stdout.splitlines()[-1])
+            print(backend, results[backend], flush=True)
+    print(table(results))
+    if arguments.write:
+        Path(__file__).with_suffix(".md").write_text(page(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""What the tests of whole models share."""
+
+import functools
+
+import keras
+import numpy as np
+from keras import ops
+from samples import SAMPLES
+
+
+@functools.cache
+def program(model):
+    """The model's call, on JAX compiled once for each shape of its inputs.
+
+    Eager JAX would compile every operation for itself.
+    """
+    if keras.config.backend() == "jax":
+        import jax
+
+        return jax.jit(lambda inputs: model(inputs))
+    return model
+
+
+def outputs(model, inputs: dict) -> np.ndarray:
+    inputs = {k: ops.convert_to_tensor(v) for k, v in inputs.items()}
+    return ops.convert_to_numpy(ops.cast(program(model)(inputs), "float32"))
+
+
+def batch(names=tuple(SAMPLES), **columns) -> dict:
+    """Samples, by name, as `generate` takes them."""
+    prompts, images = zip(*(SAMPLES[name] for name in names), strict=True)
+    return {"prompts": list(prompts), "images": list(images), **columns}
+
+
+def preprocess(lm, samples: dict, sequence_length: int = 40) -> dict:
+    return lm.preprocessor.generate_preprocess(
+        samples, sequence_length=sequence_length
+    )
+
+
+def check_rows(values, expected, atol=5e-5) -> None:
+    """Compare the rows of a padded batch with arrays without padding."""
+    for row, array in zip(values, expected, strict=True):
+        np.testing.assert_allclose(row[: len(array)], array, rtol=0, atol=atol)
