@@ -13,7 +13,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 demo: .venv/demo
 	mkdir -p outputs
 	KERAS_BACKEND=jax $(BIN)/keras-visor ask examples/pictures/scene.png \
-		"what colour is the star?" --picture outputs/answer.png
+		"how many shapes are there?" --picture outputs/answer.png
 
 test: .venv/dev
 	for backend in $(BACKENDS); do \

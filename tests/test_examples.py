@@ -14,30 +14,33 @@ import keras_visor
 
 ROOT = Path(__file__).parents[1]
 PRESET = ROOT / "keras_visor" / "presets" / "visor_tiny_en"
-FENCE = re.compile(r"(<!-- not run[^>]*-->\n)?```python\n(.*?)```", re.DOTALL)
+FENCE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 
 def examples(text):
     """The fenced Python blocks that need no hub, as one program."""
     blocks = FENCE.findall(inspect.cleandoc(text))
-    return "\n".join(code for not_run, code in blocks if not not_run)
+    return "\n".join(code for code in blocks if "hf://" not in code)
 
 
 def documented():
-    objects = [getattr(keras_visor, name) for name in keras_visor.__all__]
-    objects += [
-        getattr(keras_visor.analysis, name)
-        for name in keras_visor.analysis.__all__
-    ]
-    objects += [
-        getattr(keras_visor.datasets, name)
-        for name in keras_visor.datasets.__all__
-    ]
-    return [o for o in objects if callable(o) and examples(o.__doc__ or "")]
+    modules = (
+        keras_visor,
+        keras_visor.analysis,
+        keras_visor.checkpoints,
+        keras_visor.datasets,
+        keras_visor.layers,
+    )
+    objects = {
+        getattr(module, name) for module in modules for name in module.__all__
+    }
+    return sorted(
+        (o for o in objects if callable(o) and examples(o.__doc__ or "")),
+        key=lambda o: o.__name__,
+    )
 
 
-def run(code, monkeypatch):
-    monkeypatch.chdir(ROOT)
+def run(code):
     namespace = {
         "keras": keras,
         "keras_hub": keras_hub,
@@ -49,8 +52,9 @@ def run(code, monkeypatch):
 
 
 def test_readme(monkeypatch):
-    namespace = run(examples((ROOT / "README.md").read_text()), monkeypatch)
-    assert namespace["answers"] == ["table", "red"]
+    monkeypatch.chdir(ROOT)
+    namespace = run(examples((ROOT / "README.md").read_text()))
+    assert namespace["answers"] == ["table", "three"]
     assert namespace["flops"][-1] < namespace["dense_flops"]
 
 
@@ -63,5 +67,6 @@ def test_readme_figures():
 
 
 @pytest.mark.parametrize("documented", documented(), ids=lambda o: o.__name__)
-def test_docstring(documented, monkeypatch):
-    run(examples(documented.__doc__), monkeypatch)
+def test_docstring(documented, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    run(examples(documented.__doc__))

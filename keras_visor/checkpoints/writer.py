@@ -55,6 +55,8 @@ def export(
 
     Example:
     ```python
+    import transformers
+
     lm = keras_visor.VisorCausalLM.from_preset("visor_tiny_en")
     keras_visor.checkpoints.export(lm, "visor_tiny")
     model = transformers.AutoModelForImageTextToText.from_pretrained(

@@ -1,24 +1,22 @@
-"""Random numbers drawn on the host, a block of rows at a time."""
+"""Random numbers drawn on the host, a block at a time."""
 
-import math
 from collections.abc import Sequence
 
 import keras
+import ml_dtypes  # noqa: F401  Gives NumPy its bfloat16.
 import numpy as np
-from keras import ops
 
-# JAX joins up to sixteen arrays without an array in between.
-NUM_BLOCKS = 16
+BLOCK_SIZE = 2**20
 
 
 @keras.saving.register_keras_serializable("keras_visor")
 class HostNormal(keras.initializers.RandomNormal):
     """Normally distributed values, drawn by NumPy on the host.
 
-    For large tensors: to draw one, JAX holds four to nine copies of it, which
-    for a token embedding is more memory than building the rest of the model
-    takes. This holds two. The values are not those of
-    `keras.initializers.RandomNormal`, but the same on every backend.
+    For large tensors: to draw one, JAX holds four to nine copies of it and
+    TensorFlow three, which for a token embedding is more memory than building
+    the rest of the model takes. NumPy fills one, which is copied to the
+    backend. PyTorch draws in place and is left to it.
 
     Args:
         mean: float. Defaults to `0.0`.
@@ -34,13 +32,13 @@ class HostNormal(keras.initializers.RandomNormal):
     """
 
     def __call__(self, shape: Sequence[int], dtype: str | None = None):
-        dtype = keras.backend.standardize_dtype(dtype)
+        if keras.backend.backend() == "torch":
+            return super().__call__(shape, dtype)
+        values = np.empty(shape, keras.backend.standardize_dtype(dtype))
+        flat = values.reshape(-1)
         rng = np.random.default_rng(self.seed)
-        rows, *rest = shape
-        step = math.ceil(rows / NUM_BLOCKS)
-        blocks = []
-        for start in range(0, rows, step):
-            size = (min(step, rows - start), *rest)
-            block = rng.standard_normal(size, "float32")
-            blocks.append(ops.cast(self.mean + self.stddev * block, dtype))
-        return ops.concatenate(blocks)
+        for start in range(0, flat.size, BLOCK_SIZE):
+            block = flat[start : start + BLOCK_SIZE]
+            normal = rng.standard_normal(block.size, "float32")
+            block[...] = self.mean + self.stddev * normal
+        return keras.ops.convert_to_tensor(values)

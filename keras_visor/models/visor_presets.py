@@ -13,11 +13,11 @@ register_presets(
         "visor_tiny_en": {
             "metadata": {
                 "description": (
-                    "1.6 million parameters, 6 layers. Answers coarse "
+                    "1.4 million parameters, 6 layers. Answers coarse "
                     "questions about rendered pictures. Trained by "
                     "examples/train_visor_tiny.py."
                 ),
-                "params": 1596324,
+                "params": 1403280,
                 "path": "visor",
             },
             "kaggle_handle": str(PRESETS_DIRECTORY / "visor_tiny_en"),

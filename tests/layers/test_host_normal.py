@@ -2,12 +2,14 @@ import keras
 import numpy as np
 import pytest
 
+from keras_visor.layers import host_normal
 from keras_visor.layers.host_normal import HostNormal
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_moments_and_type(dtype):
-    # 300 rows are sixteen blocks, the last one shorter.
+def test_moments_and_type(monkeypatch, dtype):
+    # Several blocks, the last one shorter.
+    monkeypatch.setattr(host_normal, "BLOCK_SIZE", 7000)
     values = HostNormal(mean=0.3, stddev=0.2, seed=1)((300, 200), dtype)
     assert keras.backend.standardize_dtype(values.dtype) == dtype
     assert tuple(values.shape) == (300, 200)

@@ -67,7 +67,8 @@ def test_dense_logits_are_those_of_transformers(dense, dense_reference):
         dense_reference.dense_transformers_logits(prompt, images)
         for prompt, images in zip(*samples.values(), strict=True)
     ]
-    check_rows(outputs(dense, preprocess(dense, samples)), expected)
+    # `transformers` itself is up to 5e-5 away from its own double precision.
+    check_rows(outputs(dense, preprocess(dense, samples)), expected, 1e-4)
     assert np.concatenate(expected).std() > 0.5
 
 

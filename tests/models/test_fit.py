@@ -1,0 +1,482 @@
+"""Training: data in every form, the loss, the gradients, LoRA."""
+
+import copy
+
+import grain
+import keras
+import numpy as np
+import pytest
+import torch
+from keras import ops
+from made_checkpoints import default_visor_config
+from made_checkpoints import make_checkpoint
+from model_checks import batch
+from reference import Reference
+from samples import picture
+from samples import question
+from torch.nn import functional as F
+
+from keras_visor import VisorCausalLM
+from keras_visor.checkpoints.name_map import weight_map
+
+BACKEND = keras.config.backend()
+SEQUENCE_LENGTH = 40
+
+# `(a` and `?\n` are where tokenizers inside and outside tf.data part.
+SAMPLES = {
+    "prompts": np.array(
+        [
+            question("Is (a small) circle here?\n", 1),
+            question("Which shape?", 1),
+            question("How many rows (or columns)?", 1),
+            question("Read it!", 1),
+        ]
+    ),
+    "responses": np.array(["yes", "a red circle", "12", "no, it isn't"]),
+    "images": np.stack([picture(24, 50, seed) for seed in range(4)]),
+    "budget": np.array([0, 1, 1, 0]),
+}
+# Several images a prompt, or none, of different sizes.
+MIXED = {
+    "prompts": [
+        question("Which shape?", 1),
+        question("How many rows?", 0),
+        question("Which one?", 2),
+        question("Read it!", 1),
+    ],
+    "responses": ["a red circle", "12", "the second", "no, it isn't"],
+    "images": [
+        [picture(24, 50)],
+        None,
+        [picture(30, 20), picture(40, 70)],
+        picture(10, 100),
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    """A VISOR of three layers, whose budgets are `[[], [1]]`."""
+    return make_checkpoint(
+        tmp_path_factory.mktemp("small"),
+        seed=3,
+        num_layers=3,
+        hidden_size=16,
+        intermediate_size=24,
+        vision_hidden=16,
+        vision_layers=1,
+        visor_config=default_visor_config(3),
+    )
+
+
+@pytest.fixture(scope="module")
+def reference(directory):
+    return Reference(directory)
+
+
+def load(directory, **arguments):
+    lm = VisorCausalLM.from_preset(directory, **arguments)
+    lm.preprocessor.sequence_length = SEQUENCE_LENGTH
+    return lm
+
+
+@pytest.fixture(scope="module")
+def standing(directory):
+    """A model that training leaves as it is: the learning rate is zero."""
+    lm = load(directory)
+    lm.compile(optimizer=keras.optimizers.SGD(0.0))
+    return lm
+
+
+def response_losses(reference, samples, budgets):
+    """The reference's cross entropy, summed over each sample's response."""
+    losses = []
+    for prompt, images, response, budget in zip(
+        samples["prompts"],
+        samples["images"],
+        samples["responses"],
+        budgets,
+        strict=True,
+    ):
+        if images is None:
+            images = []
+        images = images if isinstance(images, list) else [images]
+        text = f"{prompt}{response}<|im_end|>"
+        logits = reference.logits(text, images, budget)
+        ids = reference.prepare(text, images).token_ids
+        count = len(ids) - len(reference.prepare(prompt, images).token_ids)
+        loss = F.cross_entropy(
+            torch.tensor(logits[-count - 1 : -1]),
+            ids[-count:],
+            reduction="sum",
+        )
+        losses.append(loss.item())
+    return losses
+
+
+def weights_of(lm):
+    # By index: paths repeat.
+    return [np.array(ops.convert_to_numpy(w)) for w in lm.weights]
+
+
+# === Data ===
+
+
+def rows(samples):
+    return [
+        {name: column[row] for name, column in samples.items()}
+        for row in range(4)
+    ]
+
+
+class Batches(keras.utils.PyDataset):
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        two = slice(2 * index, 2 * index + 2)
+        return {name: column[two] for name, column in SAMPLES.items()}
+
+
+def tf_dataset():
+    import tensorflow as tf
+
+    return tf.data.Dataset.from_tensor_slices(SAMPLES).batch(2)
+
+
+def grain_dataset():
+    return grain.MapDataset.source(rows(SAMPLES)).batch(2)
+
+
+DATA = {
+    "dict of arrays": lambda: (SAMPLES, {"batch_size": 2}),
+    "dict of lists": lambda: (
+        {name: list(column) for name, column in SAMPLES.items()},
+        {"batch_size": 2},
+    ),
+    "tf.data": lambda: (tf_dataset(), {}),
+    "grain": lambda: (grain_dataset(), {}),
+    "PyDataset": lambda: (Batches(), {}),
+}
+
+
+@pytest.fixture(scope="module")
+def expected_loss(reference):
+    """Over all places of a batch, as KerasHub's tasks have it."""
+    losses = response_losses(reference, SAMPLES, SAMPLES["budget"])
+    return sum(losses) / (4 * SEQUENCE_LENGTH)
+
+
+@pytest.mark.parametrize("form", DATA)
+def test_the_loss_counts_responses_in_every_form(standing, expected_loss, form):
+    data, arguments = DATA[form]()
+    history = standing.fit(data, verbose=0, shuffle=False, **arguments).history
+    np.testing.assert_allclose(history["loss"], [expected_loss], rtol=1e-5)
+    evaluated = standing.evaluate(
+        data, verbose=0, return_dict=True, **arguments
+    )
+    np.testing.assert_allclose(evaluated["loss"], expected_loss, rtol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["tf.data", "grain"])
+def test_without_the_preprocessor(monkeypatch, standing, expected_loss, form):
+    data, _ = DATA[form]()
+    data = data.map(standing.preprocessor)
+    monkeypatch.setattr(standing, "preprocessor", None)
+    history = standing.fit(data, verbose=0, shuffle=False).history
+    np.testing.assert_allclose(history["loss"], [expected_loss], rtol=1e-5)
+
+
+def test_images_of_different_sizes(standing, reference):
+    """And the full budget where the data have none."""
+    before = copy.deepcopy(MIXED)
+    expected = sum(response_losses(reference, MIXED, [1, 1, 1, 1]))
+    expected /= 4 * SEQUENCE_LENGTH
+    history = standing.fit(
+        MIXED, batch_size=4, verbose=0, validation_data=SAMPLES
+    ).history
+    np.testing.assert_allclose(history["loss"], [expected], rtol=1e-5)
+    np.testing.assert_allclose(
+        history["val_loss"],
+        [standing.evaluate(SAMPLES, verbose=0)[0]],
+        rtol=1e-5,
+    )
+    keras.tree.map_structure(
+        np.testing.assert_array_equal,
+        MIXED["images"],
+        before["images"],
+        none_is_leaf=False,
+    )
+    assert MIXED.keys() == before.keys()
+
+
+def test_ids_and_pixels_are_the_same_everywhere(standing):
+    preprocessor = standing.preprocessor
+    two = {name: column[:2] for name, column in SAMPLES.items()}
+    expected = preprocessor(two)
+    in_tf_data = next(iter(tf_dataset().map(preprocessor)))
+    in_grain = grain_dataset().map(preprocessor)[0]
+    one_by_one = next(iter(tf_dataset().unbatch().map(preprocessor).batch(2)))
+    for outputs in (in_tf_data, in_grain, one_by_one):
+        assert outputs[0].keys() == expected[0].keys()
+        for value, same in zip(
+            keras.tree.flatten(outputs),
+            keras.tree.flatten(expected),
+            strict=True,
+        ):
+            value = np.asarray(value)
+            assert value.dtype == same.dtype
+            np.testing.assert_array_equal(value, same)
+    # As the tokenizer of `transformers` has them.
+    inputs, labels, weight = expected
+    assert inputs["budget"].tolist() == [0, 1]
+    for row in range(2):
+        text = two["prompts"][row] + two["responses"][row] + "<|im_end|>"
+        encode = preprocessor.tokenizer.tokenize
+        ids = encode(text.replace("<image>", ""))
+        mask = inputs["padding_mask"][row]
+        assert inputs["token_ids"][row, mask].tolist() == ids[:-1]
+        assert labels[row, mask].tolist() == ids[1:]
+        response = encode(two["responses"][row] + "<|im_end|>")
+        assert labels[row, weight[row] == 1].tolist() == response
+        assert weight[row].sum() == len(response)
+
+
+# === Learning ===
+
+
+def test_four_samples_are_learnt(directory):
+    lm = load(directory)
+    lm.compile(optimizer=keras.optimizers.Adam(0.01))
+    samples = {**SAMPLES, "budget": [0, 1, 1, 0]}
+    losses = lm.fit(samples, batch_size=4, epochs=40, verbose=0).history["loss"]
+    assert losses[-1] < 0.05 * losses[0]
+    answers = lm.generate(
+        {"prompts": SAMPLES["prompts"], "images": SAMPLES["images"]},
+        max_length=SEQUENCE_LENGTH,
+        budget=[0, 1, 1, 0],
+        strip_prompt=True,
+    )
+    assert answers == SAMPLES["responses"].tolist()
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="JAX compiles anyway")
+def test_forced_xla(directory, expected_loss):
+    lm = load(directory)
+    lm.compile(optimizer=keras.optimizers.SGD(0.0), jit_compile=True)
+    for form in ("dict of arrays", "tf.data"):
+        data, arguments = DATA[form]()
+        history = lm.fit(data, verbose=0, shuffle=False, **arguments).history
+        np.testing.assert_allclose(history["loss"], [expected_loss], rtol=1e-4)
+
+
+def test_lora_trains_queries_and_values_alone(directory):
+    lm = load(directory)
+    lm.backbone.enable_lora(rank=2)
+    # Three decoder layers and a cross-attention; two kernels, two factors.
+    assert len(lm.trainable_weights) == 4 * 2 * 2
+    assert all("lora" in weight.name for weight in lm.trainable_weights)
+    encoder = lm.backbone.vision_tower.weights
+    assert not any("lora" in weight.name for weight in encoder)
+    lm.compile(optimizer=keras.optimizers.Adam(0.01))
+    before = weights_of(lm)
+    lm.fit(SAMPLES, batch_size=2, epochs=2, verbose=0)
+    trainable = {id(weight) for weight in lm.trainable_weights}
+    for weight, old in zip(lm.weights, before, strict=True):
+        changed = np.any(ops.convert_to_numpy(weight) != old)
+        assert changed == (id(weight) in trainable), weight.path
+
+
+def test_mixed_precision(directory, expected_loss):
+    lm = load(directory, dtype="mixed_bfloat16")
+    lm.compile(optimizer=keras.optimizers.Adam(0.01))
+    losses = lm.fit(SAMPLES, batch_size=4, epochs=8, verbose=0).history["loss"]
+    np.testing.assert_allclose(losses[0], expected_loss, rtol=0.05)
+    assert losses[-1] < 0.8 * losses[0]
+    for weight in lm.weights:
+        dtype = keras.backend.standardize_dtype(weight.dtype)
+        assert dtype == "float32" or "int" in dtype
+
+
+# === Gradients ===
+
+
+def gradients(lm, inputs, labels, sample_weight, jit_compile=False):
+    """Of the responses' summed loss, by variable; zeros where it has none."""
+    loss = keras.losses.SparseCategoricalCrossentropy(
+        from_logits=True, reduction="sum"
+    )
+    variables = lm.trainable_variables
+    tensors = keras.tree.map_structure(
+        ops.convert_to_tensor, (inputs, labels, sample_weight)
+    )
+    if BACKEND == "torch":
+        inputs, labels, sample_weight = tensors
+        lm.zero_grad()
+        loss(labels, lm(inputs), sample_weight).backward()
+        values = [variable.value.grad for variable in variables]
+    elif BACKEND == "tensorflow":
+        values = tensorflow_gradients(lm, loss, tensors, jit_compile)
+    else:
+        values = jax_gradients(lm, loss, tensors)
+    return {
+        id(variable): np.zeros(variable.shape)
+        if value is None
+        else np.array(ops.convert_to_numpy(value))
+        for variable, value in zip(variables, values, strict=True)
+    }
+
+
+def tensorflow_gradients(lm, loss, tensors, jit_compile):
+    import tensorflow as tf
+
+    # Of any batch and lengths, as in `fit`: XLA sees unknown shapes.
+    signature = keras.tree.map_structure(
+        lambda t: (
+            tf.TensorSpec([None] * 2 + t.shape[2:], t.dtype)
+            if t.shape.rank > 1
+            else tf.TensorSpec([None], t.dtype)
+        ),
+        tensors,
+    )
+
+    @tf.function(jit_compile=jit_compile, input_signature=signature)
+    def program(inputs, labels, sample_weight):
+        with tf.GradientTape() as tape:
+            value = loss(labels, lm(inputs), sample_weight)
+        return tape.gradient(
+            value,
+            [variable.value for variable in lm.trainable_variables],
+            unconnected_gradients="zero",
+        )
+
+    return [tf.convert_to_tensor(value) for value in program(*tensors)]
+
+
+def jax_gradients(lm, loss, tensors):
+    import jax
+
+    fixed = [v.value for v in lm.non_trainable_variables]
+
+    @jax.jit
+    def program(values, inputs, labels, sample_weight):
+        def total(values):
+            logits, _ = lm.stateless_call(values, fixed, inputs)
+            return loss(labels, logits, sample_weight)
+
+        return jax.grad(total)(values)
+
+    values = [v.value for v in lm.trainable_variables]
+    return program(values, *tensors)
+
+
+NAMES = ("strip", "several images", "text only")
+RESPONSES = ["a red circle", "12", "no"]
+
+
+def training_batch(lm, names, budgets):
+    samples = batch(names, responses=RESPONSES[: len(names)], budget=budgets)
+    return lm.preprocessor(samples, sequence_length=48)
+
+
+def reference_gradients(reference, names, budgets):
+    """By torch's own differentiation, of all but the vision encoder."""
+    weights = {
+        name: tensor.detach().clone().requires_grad_()
+        for name, tensor in reference.weights.items()
+    }
+    differentiable = copy.copy(reference)
+    differentiable.weights = weights
+    samples = batch(names)
+    for prompt, images, response, budget in zip(
+        samples["prompts"], samples["images"], RESPONSES, budgets, strict=False
+    ):
+        text = f"{prompt}{response}<|im_end|>"
+        prepared = reference.prepare(text, images)
+        count = len(prepared.token_ids) - len(
+            reference.prepare(prompt, images).token_ids
+        )
+        streams = differentiable.decode(
+            differentiable.embed(prepared), differentiable.roles(budget)
+        )[-1]
+        logits = differentiable.read_out(streams.text)
+        F.cross_entropy(
+            logits[-count - 1 : -1],
+            prepared.token_ids[-count:],
+            reduction="sum",
+        ).backward()
+    gradients = {
+        name: torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+        for name, tensor in weights.items()
+    }
+    # Tied: one tensor with two uses.
+    embedding = "model.language_model.embed_tokens.weight"
+    gradients[embedding] = gradients[embedding] + gradients["lm_head.weight"]
+    return gradients
+
+
+def in_reference(name):
+    """The reference's spelling of a canonical name."""
+    return name.replace("language_model.model.", "model.language_model.")
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize(
+    "budgets", [(0, 0, 0), (1, 1, 1), (2, 2, 2), (2, 0, 1)]
+)
+def test_gradients(visor, visor_reference, budgets, jit_compile):
+    if jit_compile and BACKEND != "tensorflow":
+        pytest.skip("XLA is forced on TensorFlow alone")
+    found = gradients(
+        visor, *training_batch(visor, NAMES, budgets), jit_compile
+    )
+    expected = reference_gradients(visor_reference, NAMES, budgets)
+    for weight in weight_map(visor.backbone):
+        gradient = found.pop(id(weight.variable), None)
+        if weight.name.startswith("visor.policy."):
+            assert gradient is None or not np.any(gradient), weight.name
+        elif weight.name.startswith(
+            ("vision_tower.", "image_newline", "multi")
+        ):
+            # A bias that all keys share changes no attention.
+            if not weight.name.endswith("k_proj.bias"):
+                assert np.any(gradient), weight.name
+        else:
+            value = weight.to_keras(expected[in_reference(weight.name)].numpy())
+            scale = max(1e-3, np.abs(value).max())
+            error = np.abs(gradient - value).max()
+            assert error < 1e-3 * scale, weight.name
+            if not weight.name.startswith("visor.") or "k_proj.bias" not in (
+                weight.name
+            ):
+                assert np.any(gradient), weight.name
+    assert not found  # every trainable variable has been looked at
+
+
+def test_text_alone_trains_nothing_that_sees(visor):
+    found = gradients(visor, *training_batch(visor, NAMES[2:], [2]))
+    for weight in weight_map(visor.backbone):
+        gradient = found.get(id(weight.variable))
+        if weight.name.startswith("language_model."):
+            assert np.any(gradient), weight.name
+        else:
+            assert gradient is None or not np.any(gradient), weight.name
+
+
+def test_a_budget_that_never_looks_trains_no_encoder(directory):
+    """Without cross-attention, all self-attention off: the image is idle."""
+    lm = load(
+        make_checkpoint(directory.parent / "plain", num_layers=2),
+        self_attention_layers=[1],
+        cross_attention_layers=[],
+    )
+    assert lm.backbone.budgets == [[], [1]]
+    for budget, looks in enumerate((False, True)):
+        found = gradients(lm, *training_batch(lm, NAMES[:1], [budget]))
+        for weight in weight_map(lm.backbone):
+            gradient = found[id(weight.variable)]
+            sees = not weight.name.startswith("language_model.")
+            if sees and not looks:
+                assert not np.any(gradient), weight.name
+            elif not weight.name.endswith("k_proj.bias"):
+                assert np.any(gradient), weight.name
