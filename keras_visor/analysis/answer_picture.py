@@ -165,7 +165,8 @@ def draw_answer(
     Example:
     ```python
     lm = keras_visor.VisorCausalLM.from_preset("visor_tiny_en")
-    inputs = {"prompts": ["what colour is the square?"], "images": ["a.png"]}
+    picture = keras_visor.datasets.RenderedPictures("test", 1).example(0)
+    inputs = {"prompts": picture["questions"][:1], "images": [picture["image"]]}
     answers, report = lm.generate(
         inputs, strip_prompt=True, return_report=True
     )
@@ -175,8 +176,8 @@ def draw_answer(
     attention = lm.backbone.intermediates(x)["vision_attention"]
     side = lm.preprocessor.image_converter.patches_per_side
     keras_visor.analysis.draw_answer(
-        ["a.png"],
-        inputs["prompts"][0],
+        [picture["image"]],
+        picture["questions"][0],
         answers[0],
         keras_visor.analysis.layer_roles(lm.backbone, budget),
         keras_visor.analysis.attention_maps(attention, x, side),

@@ -61,7 +61,7 @@ class VisorCrossAttention(keras.layers.Layer):
     ```python
     cross_attention = keras_visor.layers.VisorCrossAttention(num_heads=4)
     text = np.random.uniform(size=(1, 3, 32))
-    text = text + cross_attention(
+    update = cross_attention(
         text,
         np.random.uniform(size=(1, 9, 32)),
         text_positions=np.arange(9, 12)[None],

@@ -233,7 +233,8 @@ def test_ids_and_pixels_are_the_same_everywhere(standing):
     for row in range(2):
         text = two["prompts"][row] + two["responses"][row] + "<|im_end|>"
         encode = preprocessor.tokenizer.tokenize
-        ids = encode(text.replace("<image>", ""))
+        image_id = preprocessor.tokenizer.token_to_id("<image>")
+        ids = [token_id for token_id in encode(text) if token_id != image_id]
         mask = inputs["padding_mask"][row]
         assert inputs["token_ids"][row, mask].tolist() == ids[:-1]
         assert labels[row, mask].tolist() == ids[1:]
@@ -247,9 +248,9 @@ def test_ids_and_pixels_are_the_same_everywhere(standing):
 
 def test_four_samples_are_learnt(directory):
     lm = load(directory)
-    lm.compile(optimizer=keras.optimizers.Adam(0.01))
+    lm.compile(optimizer=keras.optimizers.Adam(0.03))
     samples = {**SAMPLES, "budget": [0, 1, 1, 0]}
-    losses = lm.fit(samples, batch_size=4, epochs=40, verbose=0).history["loss"]
+    losses = lm.fit(samples, batch_size=4, epochs=24, verbose=0).history["loss"]
     assert losses[-1] < 0.05 * losses[0]
     answers = lm.generate(
         {"prompts": SAMPLES["prompts"], "images": SAMPLES["images"]},
@@ -273,11 +274,20 @@ def test_forced_xla(directory, expected_loss):
 def test_lora_trains_queries_and_values_alone(directory):
     lm = load(directory)
     lm.backbone.enable_lora(rank=2)
-    # Three decoder layers and a cross-attention; two kernels, two factors.
-    assert len(lm.trainable_weights) == 4 * 2 * 2
-    assert all("lora" in weight.name for weight in lm.trainable_weights)
-    encoder = lm.backbone.vision_tower.weights
-    assert not any("lora" in weight.name for weight in encoder)
+    # Keras leaves the bias of a layer with LoRA trainable.
+    names = ["bias", "lora_kernel_a", "lora_kernel_b"]
+    expected = [
+        f"{layer}/{dense}/{name}"
+        for layer in (
+            "cross_attention_0",
+            "decoder_layer_0",
+            "decoder_layer_1",
+            "decoder_layer_2",
+        )
+        for dense in ("query_dense", "value_dense")
+        for name in names
+    ]
+    assert sorted(w.path for w in lm.trainable_weights) == sorted(expected)
     lm.compile(optimizer=keras.optimizers.Adam(0.01))
     before = weights_of(lm)
     lm.fit(SAMPLES, batch_size=2, epochs=2, verbose=0)
@@ -312,7 +322,8 @@ def gradients(lm, inputs, labels, sample_weight, jit_compile=False):
     )
     if BACKEND == "torch":
         inputs, labels, sample_weight = tensors
-        lm.zero_grad()
+        for variable in variables:
+            variable.value.grad = None
         loss(labels, lm(inputs), sample_weight).backward()
         values = [variable.value.grad for variable in variables]
     elif BACKEND == "tensorflow":
