@@ -32,7 +32,7 @@ from keras_visor.checkpoints.safetensors_file import stored_tensors
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 # How many numbers are read at once.
-BLOCK_SIZE = 2**21
+BLOCK_SIZE = 2**20
 # Spare tensors that an export writes back; the others are computed.
 KEPT = (
     "vision_tower.vision_model.post_layernorm.",

@@ -33,7 +33,8 @@ class VisorSelfAttentionGate(VisorDecoderLayer):
         enabled: A Python bool, or a bool tensor (batch,). With a Python bool
             the other role is not part of the program; with a tensor one
             program serves all budgets, and the visual work is skipped when no
-            sample of the batch wants it. Defaults to `True`.
+            sample of the batch wants it (on TensorFlow only where it traces
+            with static shapes). Defaults to `True`.
         return_cache: bool. Whether to return keys and values too; wants
             `enabled` to be a Python bool. Defaults to `False`.
 
@@ -155,6 +156,10 @@ class VisorSelfAttentionGate(VisorDecoderLayer):
                 vision,
             )
 
+        if None in (*text.shape, *vision.shape):
+            # Only while TensorFlow traces for any length. XLA cannot compile
+            # the gradient of a branch that is not taken then.
+            return joint()
         return ops.cond(ops.any(enabled), joint, text_only)
 
     def vision_attention(

@@ -190,12 +190,22 @@ class VisorCausalLMPreprocessor(
             inputs, y, weight = self._call_python(columns, sequence_length)
             return *(inputs[name] for name in INPUTS), y, weight
 
-        ranks, dtypes = zip(
-            *INPUTS.values(), (2, "int32"), (2, "float32"), strict=True
-        )
+        specs = {**INPUTS, "y": (2, "int32"), "weight": (2, "float32")}
+        dtypes = [dtype for _, dtype in specs.values()]
         values = tf.numpy_function(run, list(x.values()), dtypes)
-        for value, rank in zip(values, ranks, strict=True):
-            value.set_shape([None] * (rank - unbatched))
+        # What the graph cannot see of the shapes, but the layers have to.
+        text = (sequence_length or self.sequence_length,)
+        tile_size = self.image_converter.tile_size
+        known = {
+            "images": (tile_size, tile_size, 3),
+            "vision_indices": (4,),
+            "vision_weights": (4,),
+            **dict.fromkeys(("token_ids", "padding_mask"), text),
+            **dict.fromkeys(("text_positions", "y", "weight"), text),
+        }
+        for value, (name, (rank, _)) in zip(values, specs.items(), strict=True):
+            ends = known.get(name, ())
+            value.set_shape([None] * (rank - unbatched - len(ends)) + [*ends])
         *inputs, y, weight = values
         return dict(zip(INPUTS, inputs, strict=True)), y, weight
 

@@ -1,6 +1,7 @@
 """Training: data in every form, the loss, the gradients, LoRA."""
 
 import copy
+import functools
 
 import grain
 import keras
@@ -311,11 +312,13 @@ def test_mixed_precision(directory, expected_loss):
 # === Gradients ===
 
 
+SUMMED_LOSS = keras.losses.SparseCategoricalCrossentropy(
+    from_logits=True, reduction="sum"
+)
+
+
 def gradients(lm, inputs, labels, sample_weight, jit_compile=False):
     """Of the responses' summed loss, by variable; zeros where it has none."""
-    loss = keras.losses.SparseCategoricalCrossentropy(
-        from_logits=True, reduction="sum"
-    )
     variables = lm.trainable_variables
     tensors = keras.tree.map_structure(
         ops.convert_to_tensor, (inputs, labels, sample_weight)
@@ -324,12 +327,12 @@ def gradients(lm, inputs, labels, sample_weight, jit_compile=False):
         inputs, labels, sample_weight = tensors
         for variable in variables:
             variable.value.grad = None
-        loss(labels, lm(inputs), sample_weight).backward()
+        SUMMED_LOSS(labels, lm(inputs), sample_weight).backward()
         values = [variable.value.grad for variable in variables]
     elif BACKEND == "tensorflow":
-        values = tensorflow_gradients(lm, loss, tensors, jit_compile)
+        values = tensorflow_program(lm, jit_compile)(*tensors)
     else:
-        values = jax_gradients(lm, loss, tensors)
+        values = jax_program(lm)([v.value for v in variables], *tensors)
     return {
         id(variable): np.zeros(variable.shape)
         if value is None
@@ -338,47 +341,45 @@ def gradients(lm, inputs, labels, sample_weight, jit_compile=False):
     }
 
 
-def tensorflow_gradients(lm, loss, tensors, jit_compile):
+@functools.cache
+def tensorflow_program(lm, jit_compile):
     import tensorflow as tf
 
-    # Of any batch and lengths, as in `fit`: XLA sees unknown shapes.
-    signature = keras.tree.map_structure(
-        lambda t: (
-            tf.TensorSpec([None] * 2 + t.shape[2:], t.dtype)
-            if t.shape.rank > 1
-            else tf.TensorSpec([None], t.dtype)
-        ),
-        tensors,
+    # Of any batch and lengths, as `fit` may have it: no shape is known.
+    shapes = keras.tree.map_structure(
+        lambda tensor: tf.TensorSpec(tensor.shape, tensor.dtype), lm.input
     )
+    labels = tf.TensorSpec([None, None], "int32")
+    weight = tf.TensorSpec([None, None], "float32")
 
-    @tf.function(jit_compile=jit_compile, input_signature=signature)
+    @tf.function(
+        jit_compile=jit_compile, input_signature=[shapes, labels, weight]
+    )
     def program(inputs, labels, sample_weight):
         with tf.GradientTape() as tape:
-            value = loss(labels, lm(inputs), sample_weight)
-        return tape.gradient(
-            value,
-            [variable.value for variable in lm.trainable_variables],
-            unconnected_gradients="zero",
-        )
+            loss = SUMMED_LOSS(labels, lm(inputs), sample_weight)
+        values = [variable.value for variable in lm.trainable_variables]
+        return [
+            tf.convert_to_tensor(gradient)
+            for gradient in tape.gradient(
+                loss, values, unconnected_gradients="zero"
+            )
+        ]
 
-    return [tf.convert_to_tensor(value) for value in program(*tensors)]
+    return program
 
 
-def jax_gradients(lm, loss, tensors):
+@functools.cache
+def jax_program(lm):
     import jax
 
-    fixed = [v.value for v in lm.non_trainable_variables]
+    fixed = [variable.value for variable in lm.non_trainable_variables]
 
-    @jax.jit
-    def program(values, inputs, labels, sample_weight):
-        def total(values):
-            logits, _ = lm.stateless_call(values, fixed, inputs)
-            return loss(labels, logits, sample_weight)
+    def loss(values, inputs, labels, sample_weight):
+        logits, _ = lm.stateless_call(values, fixed, inputs)
+        return SUMMED_LOSS(labels, logits, sample_weight)
 
-        return jax.grad(total)(values)
-
-    values = [v.value for v in lm.trainable_variables]
-    return program(values, *tensors)
+    return jax.jit(jax.grad(loss))
 
 
 NAMES = ("strip", "several images", "text only")
