@@ -8,17 +8,16 @@ from reference import Reference
 
 from keras_visor import VisorCausalLM
 
-if keras.config.backend() == "jax":
-    # Compiling takes most of the time, and models this small run fast enough
-    # as they come. Read when the first program is compiled.
-    os.environ.setdefault(
-        "XLA_FLAGS",
-        "--xla_backend_optimization_level=0 "
-        "--xla_cpu_use_fusion_emitters=false",
-    )
-else:
-    # The suite runs once for each backend. What computes nothing in Keras
-    # would only repeat itself.
+# Compiling takes most of the time, and models this small run fast enough as
+# they come. Read when the first program is compiled.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
+)
+
+# The suite runs once for each backend. What computes nothing in Keras would
+# only repeat itself.
+if keras.config.backend() != "jax":
     collect_ignore = [
         "checkpoints/test_llava_onevision.py",
         "checkpoints/test_name_map.py",

@@ -1,8 +1,8 @@
 """Reading the weights of a LLaVA-OneVision or VISOR checkpoint.
 
 Everything is checked before anything is assigned. Tensors are then read one
-at a time, in blocks of rows, so that memory holds the model and the tensor in
-hand, never a second model.
+at a time, in blocks of rows, so that memory holds the model and a block, never
+a second model.
 """
 
 import math

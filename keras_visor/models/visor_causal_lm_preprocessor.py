@@ -419,12 +419,8 @@ def _columns(x: Any) -> tuple[dict, bool]:
             columns[name] = [_text(name, t) for t in columns[name]]
     if "images" in columns:
         images = columns["images"]
-        if isinstance(images, EncodedImages) or (
-            len(images) == 1 and isinstance(images[0], EncodedImages)
-        ):
-            # One encoding for all the questions.
-            encoded = images if isinstance(images, EncodedImages) else images[0]
-            images = [encoded] * len(columns["prompts"])
+        if isinstance(images, EncodedImages):
+            images = [images]
         elif hasattr(images, "__array__"):
             images = np.asarray(images)
         elif not isinstance(images, (list, tuple)):
@@ -432,6 +428,9 @@ def _columns(x: Any) -> tuple[dict, bool]:
                 "`images` must have one entry for each prompt: `None`, an "
                 f"image or a list of images. Received: {type(images)}"
             )
+        if len(images) == 1 and isinstance(images[0], EncodedImages):
+            # One encoding for all the questions.
+            images = [images[0]] * len(columns["prompts"])
         columns["images"] = list(images)
     return columns, unbatched
 
