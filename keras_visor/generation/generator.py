@@ -1,11 +1,14 @@
 """From the backbone's inputs to tokens: encode, share, route, group, decode."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from keras import ops
 from keras import tree
 
+from keras_visor.generation import decoding
 from keras_visor.generation import stages
 from keras_visor.generation.programs import Programs
 from keras_visor.layers.streams import Streams
@@ -15,15 +18,33 @@ from keras_visor.preprocessing.buckets import bucket_length
 # only pads, and few programs are compiled.
 TILE_CHUNKS = (8, 4, 2, 1)
 
+TEXT_NAMES = ("token_ids", "text_positions", "padding_mask")
 VISION_NAMES = ("vision_positions", "vision_mask", "vision_image_ids")
+PACKING_NAMES = ("vision_indices", "vision_weights")
+
+
+@dataclass
+class _Group:
+    """Samples of one budget whose answers are being written.
+
+    `token_ids` and `slots` are as in `keras_visor.generation.decoding`.
+    """
+
+    rows: np.ndarray  # Which samples of the batch they are.
+    limits: np.ndarray  # How many tokens each of them may get.
+    first: int  # The slot of the first new token.
+    token_ids: Any
+    slots: dict
+    hidden_states: Any
+    cache: dict
 
 
 class Generator:
-    """Runs the stages of `keras_visor.generation.stages` on a batch.
+    """Runs the stages of a prefill and the decoding on a batch.
 
     Inputs are the backbone's, as NumPy arrays, padded on the right. A batch
-    is encoded and routed once, then runs in groups of equal budget, whose
-    sizes are padded to powers of two.
+    is encoded and routed once, then runs in groups of equal budget. Where
+    programs are compiled, group sizes and lengths are padded to few shapes.
 
     Args:
         lm: `VisorCausalLM`.
@@ -67,8 +88,30 @@ class Generator:
 
     def route(self, inputs: dict):
         """The policy's logits (batch, number of budgets)."""
-        _, _, logits = self._share(self._pad_batch(inputs), route=True)
-        return logits[: len(inputs["token_ids"])]
+        batch = len(inputs["token_ids"])
+        inputs = self._fit(_right_align(inputs))
+        num_shared = self.lm.backbone.first_optional_layer
+        _, _, logits = self._share(inputs, num_shared, route=True)
+        return logits[:batch]
+
+    def prefill(self, inputs: dict, budget: int):
+        """The final state of each prompt's last token, and the cache.
+
+        Args:
+            inputs: dict, see `generate`.
+            budget: int. One budget for all samples.
+        """
+        inputs = self._fit(_right_align(inputs))
+        num_shared = self._num_shared()
+        streams, cache, _ = self._share(inputs, num_shared, route=False)
+        return self.programs.run(
+            stages.run_budget_layers,
+            streams,
+            cache,
+            budget=budget,
+            first_layer=num_shared,
+            last_only=True,
+        )
 
     def generate(
         self,
@@ -88,40 +131,80 @@ class Generator:
             stop_token_ids: tuple of int, or `None`.
         """
         batch = len(inputs["token_ids"])
-        lengths = inputs["padding_mask"].sum(axis=1)
-        inputs = self._pad_batch(_right_align(inputs))
-        streams, cache, logits = self._share(inputs, route=budgets is None)
-        if budgets is None:
-            choice = self.lm.backbone.policy.choose(logits)
-            budgets = ops.convert_to_numpy(choice)[:batch]
-        answers: list[Any] = [None] * batch
-        for budget in np.unique(budgets):
-            rows = np.flatnonzero(budgets == budget)
-            group = _pad_rows(rows)
-            hidden_states, group_cache = self.programs.run(
-                stages.run_budget_layers,
-                _take(streams, group, len(inputs["token_ids"])),
-                _take(cache, group, len(inputs["token_ids"])),
-                budget=int(budget),
-            )
-            new = self._decode(
-                {name: inputs[name][group] for name in _slot_names(inputs)},
-                hidden_states,
-                group_cache,
-                max_length,
-                stop_token_ids,
-            )
-            for row, ids in zip(rows, new, strict=False):
-                answers[row] = ids[: max_length - lengths[row]]
-        return [_until_stop(a, stop_token_ids) for a in answers], budgets
+        answers: list[list[int]] = [[]] * batch
+        groups, budgets = self._prefill(inputs, max_length, budgets)
+        for group in groups:
+            if decoding.writes_token_by_token(self.lm.sampler):
+                self._begin(group, stop_token_ids)
+                self._extend(group, group.limits.max(), stop_token_ids)
+            else:
+                group.token_ids = self.programs.run(
+                    decoding.search,
+                    group.token_ids,
+                    group.slots,
+                    group.hidden_states,
+                    group.cache,
+                    stop_token_ids=stop_token_ids,
+                )
+            for row, ids in _answers(group, stop_token_ids):
+                answers[row] = ids
+        return answers, budgets
 
-    def _share(self, inputs, route):
-        has_images = inputs["vision_mask"].any()
+    def stream(
+        self,
+        inputs: dict,
+        max_length: int,
+        budgets: np.ndarray | None,
+        stop_token_ids: tuple[int, ...] | None,
+    ) -> Iterator[list[list[int]]]:
+        """`generate` that stops after every token.
+
+        Yields:
+            The new token ids of each sample so far.
+        """
+        batch = len(inputs["token_ids"])
+        answers: list[list[int]] = [[]] * batch
+        groups, _ = self._prefill(inputs, max_length, budgets)
+        for group in groups:
+            self._begin(group, stop_token_ids)
+        length = 1
+        while groups:
+            unfinished = []
+            for group in groups:
+                for row, ids in _answers(group, stop_token_ids, length):
+                    answers[row] = ids
+                # A stop token is cut off: who has one is shorter.
+                if any(
+                    len(answers[row]) == length < limit
+                    for row, limit in zip(group.rows, group.limits, strict=True)
+                ):
+                    unfinished.append(group)
+            yield list(answers)
+            groups, length = unfinished, length + 1
+            for group in groups:
+                self._extend(group, length, stop_token_ids, length - 1)
+
+    def _num_shared(self):
+        """How many layers run before the batch is cut into groups.
+
+        The last layer is left over even where all budgets agree on it, since
+        it may have less to do.
+        """
+        backbone = self.lm.backbone
+        return min(backbone.first_optional_layer, backbone.num_layers - 1)
+
+    def _share(self, inputs, num_layers, route):
         vision = {}
-        if has_images:
+        if inputs["vision_mask"].any():
             tokens = inputs.get("vision")
             vision = {name: inputs[name] for name in VISION_NAMES}
             vision["vision"] = self.encode(inputs) if tokens is None else tokens
+            if (
+                not self.programs.compiles
+                and vision["vision_image_ids"].max() < 1
+            ):
+                # One image a sample has a faster convolution.
+                vision["vision_image_ids"] = None
         streams = Streams(
             text=None,
             text_positions=inputs["text_positions"],
@@ -129,56 +212,120 @@ class Generator:
             **vision,
         )
         return self.programs.run(
-            stages.run_shared_layers, inputs["token_ids"], streams, route=route
+            stages.run_shared_layers,
+            inputs["token_ids"],
+            streams,
+            num_layers=num_layers,
+            route=route,
         )
 
-    def _decode(self, prompt, hidden_states, cache, max_length, stop_token_ids):
-        """The slots from the first written one on, int32 (group, steps)."""
-        lengths = prompt["padding_mask"].sum(axis=1)
-        group, prompt_length = prompt["token_ids"].shape
-        steps = int(max_length - lengths.min())
-        if steps <= 0:
-            return np.zeros((group, 0), "int32")
-        num_slots = bucket_length(prompt_length + steps)
-        first = num_slots - steps
-        stop = np.arange(num_slots) - first
-        next_position = lengths[:, None]
-        if "vision_mask" in prompt:
-            next_position = next_position + prompt["vision_mask"].sum(
-                axis=1, keepdims=True
+    def _prefill(self, inputs, max_length, budgets):
+        """The groups, ready to be decoded, and the budgets (batch,)."""
+        backbone = self.lm.backbone
+        batch = len(inputs["token_ids"])
+        limits = max_length - inputs["padding_mask"].sum(axis=1)
+        inputs = self._fit(_right_align(inputs))
+        route = budgets is None
+        num_shared = self._num_shared()
+        streams, cache, logits = self._share(inputs, num_shared, route)
+        if route:
+            budgets = backbone.policy.choose(logits)
+            budgets = ops.convert_to_numpy(budgets)[:batch]
+        groups = []
+        for budget in np.unique(budgets):
+            rows = np.flatnonzero(budgets == budget)
+            rows = rows[limits[rows] > 0]
+            if not len(rows):
+                continue
+            padded_rows = self._pad_rows(rows)
+            hidden_states, group_cache = self.programs.run(
+                stages.run_budget_layers,
+                _take(streams, padded_rows, len(inputs["token_ids"])),
+                _take(cache, padded_rows, len(inputs["token_ids"])),
+                budget=int(budget),
+                first_layer=num_shared,
+                last_only=decoding.writes_token_by_token(self.lm.sampler),
             )
+            group_inputs = {
+                name: inputs[name][padded_rows]
+                for name in (*TEXT_NAMES, "vision_positions", "vision_mask")
+            }
+            token_ids, slots = self._slots(
+                group_inputs, limits[padded_rows], streams.vision is not None
+            )
+            groups.append(
+                _Group(
+                    rows,
+                    limits[rows],
+                    int(slots["first"]),
+                    token_ids,
+                    slots,
+                    hidden_states,
+                    group_cache,
+                )
+            )
+        return groups, budgets
 
-        def into_slots(prompt_values, after):
-            values = np.broadcast_to(after, (group, num_slots)).copy()
-            values[:, first - prompt_length : first] = prompt_values
-            values[:, : first - prompt_length] = 0
-            return values
+    def _slots(self, prompt, limits, has_images):
+        """Token ids and slots of `keras_visor.generation.decoding`."""
+        first = prompt["token_ids"].shape[1]
+        num_slots = first + int(limits.max())
+        if self.programs.compiles:
+            num_slots = bucket_length(num_slots)
+        num_new = num_slots - first
+        lengths = prompt["padding_mask"].sum(axis=1, keepdims=True)
+        next_position = lengths + prompt["vision_mask"].sum(
+            axis=1, keepdims=True
+        )
+
+        def with_room(prompt_values, after):
+            after = np.broadcast_to(after, (len(prompt_values), num_new))
+            return np.concatenate([prompt_values, after], axis=1)
 
         slots = {
-            # -1 is no stop token, as the id 0 can be.
-            "token_ids": into_slots(prompt["token_ids"], -1).astype("int32"),
-            "positions": into_slots(
-                prompt["text_positions"], next_position + stop
+            "positions": with_room(
+                prompt["text_positions"], next_position + np.arange(num_new)
             ).astype("int32"),
-            "mask": into_slots(prompt["padding_mask"], 1).astype(bool),
-            "end": (first + max_length - lengths).astype("int32"),
+            "mask": with_room(prompt["padding_mask"], True).astype(bool),
+            "first": np.int32(first),
+            "end": (first + limits).astype("int32"),
         }
-        if "vision_mask" in prompt:
+        if has_images:
             slots["vision_positions"] = prompt["vision_positions"]
             slots["vision_mask"] = prompt["vision_mask"]
-        token_ids = self.programs.run(
-            stages.decode,
-            slots,
-            hidden_states,
-            cache,
-            np.int32(first),
+        # -1 is no stop token, as the id 0 can be.
+        return with_room(prompt["token_ids"], -1).astype("int32"), slots
+
+    def _begin(self, group, stop_token_ids):
+        group.token_ids, group.cache["text"] = self.programs.run(
+            decoding.begin,
+            group.token_ids,
+            group.slots,
+            group.hidden_states,
+            group.cache["text"],
             stop_token_ids=stop_token_ids,
         )
-        return ops.convert_to_numpy(token_ids)[:, first:]
 
-    def _pad_batch(self, inputs):
-        """Pad the batch to a power of two with image-less copies."""
-        rows = _pad_rows(np.arange(len(inputs["token_ids"])))
+    def _extend(self, group, length, stop_token_ids, written=1):
+        """Go on until there are `length` new tokens."""
+        group.token_ids, group.cache["text"] = self.programs.run(
+            decoding.extend,
+            group.token_ids,
+            group.slots,
+            group.cache,
+            np.int32(group.first + written),
+            np.int32(group.first + length),
+            stop_token_ids=stop_token_ids,
+        )
+
+    def _fit(self, inputs):
+        """Pad the batch to a power of two, with image-less copies.
+
+        Where nothing is compiled, cut the padding off instead.
+        """
+        if not self.programs.compiles:
+            return _cut(inputs)
+        rows = self._pad_rows(np.arange(len(inputs["token_ids"])))
         added = len(rows) - len(inputs["token_ids"])
         if not added:
             return inputs
@@ -193,18 +340,25 @@ class Generator:
                 padded[name][-added:] = 0
         return padded
 
+    def _pad_rows(self, rows: np.ndarray) -> np.ndarray:
+        """Repeat the last row until their number is a power of two."""
+        if not self.programs.compiles:
+            return rows
+        size = 1 << (len(rows) - 1).bit_length()
+        return np.pad(rows, (0, size - len(rows)), mode="edge")
 
-def _slot_names(inputs):
-    names = ["token_ids", "text_positions", "padding_mask"]
-    if inputs["vision_mask"].any():
-        names += ["vision_positions", "vision_mask"]
-    return names
 
-
-def _pad_rows(rows: np.ndarray) -> np.ndarray:
-    """Repeat the last row until their number is a power of two."""
-    size = 1 << (len(rows) - 1).bit_length()
-    return np.pad(rows, (0, size - len(rows)), mode="edge")
+def _cut(inputs):
+    """Cut the padding off: the text's on the left, the image's on the right."""
+    text_length = inputs["padding_mask"].sum(axis=1).max()
+    vision_length = inputs["vision_mask"].sum(axis=1).max()
+    cut = dict(inputs)
+    for name in TEXT_NAMES:
+        cut[name] = inputs[name][:, -text_length:]
+    for name in (*VISION_NAMES, *PACKING_NAMES, "vision"):
+        if name in inputs:
+            cut[name] = inputs[name][:, :vision_length]
+    return cut
 
 
 def _take(tensors, rows, batch):
@@ -223,14 +377,17 @@ def _right_align(inputs):
     columns = (np.arange(length) + shift[:, None]) % length
     aligned = {
         name: np.take_along_axis(inputs[name], columns, axis=1)
-        for name in ("token_ids", "padding_mask", "text_positions")
+        for name in TEXT_NAMES
     }
     return {**inputs, **aligned}
 
 
-def _until_stop(ids, stop_token_ids):
-    ids = ids.tolist()
-    if stop_token_ids:
-        stops = [at for at, i in enumerate(ids) if i in stop_token_ids]
-        ids = ids[: min(stops, default=len(ids))]
-    return ids
+def _answers(group, stop_token_ids, length=None):
+    """Each sample's row in the batch and its new tokens, up to `length`."""
+    token_ids = ops.convert_to_numpy(group.token_ids)[:, group.first :]
+    for row, ids, limit in zip(
+        group.rows, token_ids.tolist(), group.limits, strict=False
+    ):
+        ids = ids[:limit] if length is None else ids[: min(limit, length)]
+        stops = [at for at, i in enumerate(ids) if i in (stop_token_ids or ())]
+        yield row, ids[: min(stops, default=len(ids))]

@@ -1,6 +1,5 @@
 """The one place that knows how each backend compiles a program."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,11 +15,23 @@ class Programs:
 
     Args:
         model: A `keras_hub.models.CausalLM`.
+
+    Attributes:
+        num_compiled: int. How many programs have been compiled.
     """
 
     def __init__(self, model):
         self.model = model
+        self.num_compiled = 0
         self._compiled: dict[Any, Callable] = {}
+
+    @property
+    def compiles(self) -> bool:
+        """Whether a new shape costs a compilation.
+
+        Where it does not, padding to common shapes would only cost time.
+        """
+        return keras.config.backend() != "torch" and not self.model.run_eagerly
 
     def run(self, function: Callable, *tensors, **static):
         """`function(model, *tensors, **static)`.
@@ -33,8 +44,13 @@ class Programs:
         """
         key = (function, tuple(sorted(static.items())))
         if key not in self._compiled:
-            bound = functools.partial(function, self.model, **static)
-            self._compiled[key] = self._compile(bound)
+
+            def traced(*tensors):
+                # Runs while tracing only: once for each compiled program.
+                self.num_compiled += self.compiles
+                return function(self.model, *tensors, **static)
+
+            self._compiled[key] = self._compile(traced)
         tensors = keras.tree.map_structure(
             keras.ops.convert_to_tensor, tensors, none_is_leaf=False
         )
@@ -42,7 +58,11 @@ class Programs:
 
     def _compile(self, function):
         backend = keras.config.backend()
-        if self.model.run_eagerly and backend != "torch":
+        if backend == "torch":
+            import torch
+
+            return torch.no_grad()(function)
+        if not self.compiles:
             return function
         if backend == "jax":
             return self._compile_jax(function)
@@ -50,10 +70,6 @@ class Programs:
             import tensorflow as tf
 
             return tf.function(function, jit_compile=self.model.jit_compile)
-        if backend == "torch":
-            import torch
-
-            return torch.no_grad()(function)
         return function
 
     def _compile_jax(self, function):

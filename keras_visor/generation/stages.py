@@ -1,12 +1,11 @@
-"""The stages of an answer, each a pure function of model and tensors.
+"""The stages of a prefill, each a pure function of model and tensors.
 
 Encode the tiles, pack the visual tokens, run the layers that all budgets
-share (and route), run a budget's own layers, decode.
+share (and route), run a budget's own layers. `decoding` goes on from there.
 """
 
 from keras import ops
 
-from keras_visor.layers.attention import Segment
 from keras_visor.layers.streams import Streams
 
 
@@ -44,13 +43,16 @@ def pack_tokens(lm, patches, vision_indices, vision_weights):
     )
 
 
-def run_shared_layers(lm, token_ids, streams: Streams, route: bool):
-    """Run the layers below the first optional one, once for all budgets.
+def run_shared_layers(
+    lm, token_ids, streams: Streams, num_layers: int, route: bool
+):
+    """Run the lowest layers, once for all budgets.
 
     Args:
         lm: `VisorCausalLM`.
         token_ids: int32 tensor (batch, text_length).
         streams: `Streams` whose text is still to be embedded (`None`).
+        num_layers: int. How many layers, all below the first optional one.
         route: bool. Whether the routing token comes along.
 
     Returns:
@@ -65,10 +67,7 @@ def run_shared_layers(lm, token_ids, streams: Streams, route: bool):
         streams = _append_routing_token(backbone.policy, streams)
     cache = {"text": {}, "vision": {}, "cross": {}}
     streams = backbone.run_layers(
-        streams,
-        backbone.switches(0),
-        range(backbone.first_optional_layer),
-        cache,
+        streams, backbone.shared_switches(), range(num_layers), cache
     )
     if not route:
         return streams, cache, None
@@ -105,150 +104,36 @@ def _append_routing_token(policy, streams):
     )
 
 
-def run_budget_layers(lm, streams: Streams, cache: dict, budget: int):
+def run_budget_layers(
+    lm,
+    streams: Streams,
+    cache: dict,
+    budget: int,
+    first_layer: int,
+    last_only: bool,
+):
     """Run the remaining layers, those that `budget` has off as text only.
+
+    Args:
+        lm: `VisorCausalLM`.
+        streams: `Streams` after the shared layers.
+        cache: dict. The prompt's keys and values in the shared layers.
+        budget: int. Index into the backbone's budgets.
+        first_layer: int. The first layer that has not run yet.
+        last_only: bool. Whether only the last token's state is wanted.
 
     Returns:
         `(hidden_states, cache)`: the final hidden states of the prompt's text
-        (batch, text_length, hidden_dim) and the cache of all layers.
+        (batch, text_length, hidden_dim), or with `last_only` (batch, 1,
+        hidden_dim), and the cache of all layers.
     """
     backbone = lm.backbone
     cache = {kind: dict(layers) for kind, layers in cache.items()}
     streams = backbone.run_layers(
         streams,
         backbone.switches(budget),
-        range(backbone.first_optional_layer, backbone.num_layers),
+        range(first_layer, backbone.num_layers),
         cache,
+        last_only=last_only,
     )
     return backbone.final_norm(streams.text), cache
-
-
-def decode(
-    lm,
-    slots: dict,
-    hidden_states,
-    cache: dict,
-    index,
-    stop_token_ids: tuple[int, ...] | None,
-):
-    """Let the sampler write tokens into the slots from `index` on.
-
-    Prompts stand right-aligned before `index`, so that all samples of a
-    mixed-length batch take their first step together; explicit positions make
-    that free. KerasHub's samplers feed the token before `index` once more,
-    which rewrites its cache slot with what is there.
-
-    Args:
-        lm: `VisorCausalLM`.
-        slots: dict of `token_ids` int32, `positions` int32 and `mask` bool,
-            each (batch, num_slots); `end` int32 (batch,), the slot at which a
-            sample has reached its length; and, where there are images,
-            `vision_positions` and `vision_mask`.
-        hidden_states: Tensor (batch, prompt_length, hidden_dim).
-        cache: dict, the prompt's keys and values.
-        index: int32 scalar, the first slot to write.
-        stop_token_ids: tuple of int, or `None`.
-
-    Returns:
-        The token ids, int32 (batch, num_slots).
-    """
-    slots = dict(slots)
-    prompt = slots.pop("token_ids")
-    num_slots = prompt.shape[1]
-    start = index - hidden_states.shape[1]
-
-    def into_slots(tokens):
-        shape = (tokens.shape[0], num_slots, *tokens.shape[2:])
-        origin = (0, start) + (0,) * (len(shape) - 2)
-        return ops.slice_update(
-            ops.zeros(shape, dtype=tokens.dtype), origin, tokens
-        )
-
-    cache = {
-        **slots,
-        "vision": cache["vision"],
-        "cross": cache["cross"],
-        "text": {
-            layer: tuple(map(into_slots, pair))
-            for layer, pair in cache["text"].items()
-        },
-    }
-    # Contrastive search compares with every slot before the current one:
-    # where there is no token, the prompt's last one stands in.
-    hidden_states = ops.where(
-        slots["mask"][:, :, None],
-        into_slots(hidden_states),
-        hidden_states[:, -1:],
-    )
-
-    first = index
-
-    def next(prompt, cache, index):
-        token = ops.slice(prompt, (0, index - 1), (prompt.shape[0], 1))
-        hidden, cache = _step(lm.backbone, token, cache, index - 1)
-        logits = lm.backbone.token_embedding(hidden, reverse=True)[:, 0]
-        logits = _hold_finished(
-            ops.cast(logits, "float32"),
-            prompt,
-            written=ops.arange(num_slots) >= first,
-            full=index >= cache["end"],
-            stop_token_ids=stop_token_ids,
-        )
-        return logits, hidden[:, 0], cache
-
-    mask = ops.broadcast_to(ops.arange(num_slots) < index, prompt.shape)
-    return lm.sampler(
-        next=next,
-        prompt=prompt,
-        cache=cache,
-        index=index,
-        mask=mask,
-        stop_token_ids=stop_token_ids,
-        hidden_states=hidden_states,
-        model=lm,
-    )
-
-
-def _step(backbone, token, cache, slot):
-    """One token through all layers; reads no visual token, only caches."""
-    batch = token.shape[0]
-    position = ops.slice(cache["positions"], (0, slot), (batch, 1))
-    hidden = backbone.token_embedding(token)
-    text_cache = dict(cache["text"])
-
-    def vision_segment(pair):
-        return Segment(*pair, cache["vision_positions"], cache["vision_mask"])
-
-    for index, layer in enumerate(backbone.decoder_layers):
-        name = str(index)
-        if name in cache["cross"]:
-            hidden = hidden + backbone.cross_attention_at(index).read(
-                hidden, position, vision_segment(cache["cross"][name])
-            )
-        vision = cache["vision"].get(name)
-        hidden, text_cache[name] = layer.step(
-            hidden,
-            position,
-            Segment(*text_cache[name], cache["positions"], cache["mask"]),
-            slot,
-            vision=None if vision is None else vision_segment(vision),
-        )
-    return backbone.final_norm(hidden), {**cache, "text": text_cache}
-
-
-def _hold_finished(logits, prompt, written, full, stop_token_ids):
-    """Make a finished sample repeat a token that costs it nothing.
-
-    A sample is finished when it has written a stop token or is full. Holding
-    it keeps the scores of its beams from depending on how long its
-    neighbours take.
-    """
-    finished = full
-    held_token = 0
-    if stop_token_ids:
-        held_token = stop_token_ids[0]
-        for stop_token_id in stop_token_ids:
-            stopped = ops.logical_and(prompt == stop_token_id, written)
-            finished = ops.logical_or(finished, ops.any(stopped, axis=-1))
-    held = ops.where(ops.arange(logits.shape[-1]) == held_token, 0.0, -1e9)
-    return ops.where(finished[:, None], held, logits)

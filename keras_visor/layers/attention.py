@@ -1,16 +1,34 @@
 """Grouped-query attention that is causal by explicit position."""
 
+import math
 from typing import Any
 from typing import NamedTuple
 
+import keras
+import ml_dtypes
 from keras import ops
 
-# Queries are taken in blocks of this many, so that the score matrix of a
-# long joint sequence never stands in memory whole.
-QUERY_BLOCK = 512
+from keras_visor.layers.blocks import map_blocks
+from keras_visor.layers.kernels import fused_attention
+from keras_visor.layers.kernels import has_fused_attention
+
+# Up to this many scores a head, they are computed at once: as fast as a fused
+# kernel, with a faster gradient.
+FEW_SCORES = 2**17
+
+# More scores than that never stand in memory whole: a fused kernel sees to
+# it, or queries are taken in blocks of this many.
+QUERY_BLOCK = 128
+
+# Into how many spans an ordered sequence is cut, each of which computes the
+# scores up to its own end and no further.
+CAUSAL_SPANS = 4
 
 # Finite, so that a row that sees nothing gives garbage instead of NaN.
 MASKED_SCORE = -1e30
+
+# Where a token that does not exist stands: after all others.
+NOWHERE = 2**31 - 1
 
 
 class Segment(NamedTuple):
@@ -65,22 +83,25 @@ def attention_weights(query, query_positions, segments: list[Segment]):
         queries a key/value head, query_length, key_length).
     """
     num_key_value_heads = segments[0].keys.shape[2]
-    num_heads, head_dim = query.shape[2:]
-    batch, query_length = ops.shape(query)[:2]
+    batch, query_length, num_heads, head_dim = ops.shape(query)
+    group = num_heads // num_key_value_heads
+    # The queries of a key/value head stand below each other, so that a plain
+    # matrix product serves them all.
     query = ops.reshape(
         query * head_dim**-0.5,
-        (
-            batch,
-            query_length,
-            num_key_value_heads,
-            num_heads // num_key_value_heads,
-            head_dim,
-        ),
+        (batch, query_length, num_key_value_heads, group, head_dim),
+    )
+    query = ops.reshape(
+        ops.transpose(query, (0, 2, 3, 1, 4)),
+        (batch, num_key_value_heads, group * query_length, head_dim),
     )
     scores = []
     for segment in segments:
-        score = ops.cast(
-            ops.einsum("bqhgd,bkhd->bhgqk", query, segment.keys), "float32"
+        score = ops.matmul(query, ops.transpose(segment.keys, (0, 2, 3, 1)))
+        key_length = ops.shape(segment.keys)[1]
+        score = ops.reshape(
+            ops.cast(score, "float32"),
+            (batch, num_key_value_heads, group, query_length, key_length),
         )
         seen = visible(query_positions, segment)[:, None, None]
         scores.append(ops.where(seen, score, MASKED_SCORE))
@@ -107,33 +128,113 @@ def attend(query, query_positions, segments: list[Segment]):
         A tensor of the same shape and dtype as `query`. A query that sees no
         key gets a finite value without meaning.
     """
-    length = query.shape[1]
-    if length is None or length <= QUERY_BLOCK:
+    num_keys = [segment.keys.shape[1] for segment in segments]
+    if _are_few_scores(query.shape[1], *num_keys):
         return _attend_block(query, query_positions, segments)
-    return ops.concatenate(
-        [
-            _attend_block(
-                query[:, start : start + QUERY_BLOCK],
-                query_positions[:, start : start + QUERY_BLOCK],
-                segments,
-            )
-            for start in range(0, length, QUERY_BLOCK)
-        ],
-        axis=1,
+    if has_fused_attention() and len(segments) == 1:
+        seen = visible(query_positions, segments[0])
+        return fused_attention(
+            query, *segments[0][:2], mask=_as_addend(seen, query.dtype)
+        )
+    return map_blocks(
+        lambda *block: _attend_block(*block, segments),
+        QUERY_BLOCK,
+        query,
+        query_positions,
     )
+
+
+def attend_within(query, sequence: Segment):
+    """What each token of a sequence reads from it, in whichever order it is.
+
+    A long sequence is put in order of its positions first: it is plainly
+    causal then, and needs neither a mask nor scores that stand in memory.
+
+    Args:
+        query: Tensor (batch, length, num_heads, head_dim).
+        sequence: `Segment`. Keys and values of the same tokens.
+
+    Returns:
+        A tensor of the shape of `query`. What a token that does not exist
+        reads has no meaning.
+    """
+    if _are_few_scores(query.shape[1], query.shape[1]):
+        return attend(query, sequence.positions, [sequence])
+    order = ops.argsort(
+        ops.where(sequence.mask, sequence.positions, NOWHERE), axis=1
+    )
+    ordered = [
+        _reorder(tensor, order)
+        for tensor in (query, sequence.keys, sequence.values)
+    ]
+    return _reorder(_attend_causal(*ordered), ops.argsort(order, axis=1))
+
+
+def _attend_causal(query, keys, values):
+    """Token i of a sequence sees the tokens up to i."""
+    if has_fused_attention():
+        return fused_attention(query, keys, values, causal=True)
+    batch, length = ops.shape(query)[:2]
+    positions = ops.broadcast_to(
+        ops.arange(length, dtype="int32"), (batch, length)
+    )
+    num_blocks = -(-length // QUERY_BLOCK)
+    span = -(-num_blocks // CAUSAL_SPANS) * QUERY_BLOCK
+    attended = []
+    for start in range(0, length, span):
+        end = min(start + span, length)
+        seen = Segment(
+            keys[:, :end],
+            values[:, :end],
+            positions[:, :end],
+            ops.ones((batch, end), dtype="bool"),
+        )
+        attended.append(
+            attend(query[:, start:end], positions[:, start:end], [seen])
+        )
+    return ops.concatenate(attended, axis=1)
 
 
 def _attend_block(query, query_positions, segments):
     weights = attention_weights(query, query_positions, segments)
+    batch, heads, group, length = ops.shape(weights[0])[:4]
     attended = sum(
-        ops.einsum(
-            "bhgqk,bkhd->bqhgd",
-            ops.cast(weight, segment.values.dtype),
-            segment.values,
+        ops.matmul(
+            ops.reshape(
+                ops.cast(weight, segment.values.dtype),
+                (batch, heads, group * length, ops.shape(weight)[-1]),
+            ),
+            ops.transpose(segment.values, (0, 2, 1, 3)),
         )
         for weight, segment in zip(weights, segments, strict=True)
     )
-    return ops.reshape(attended, ops.shape(query))
+    attended = ops.reshape(attended, (batch, heads, group, length, -1))
+    return ops.reshape(
+        ops.transpose(attended, (0, 3, 1, 2, 4)), ops.shape(query)
+    )
+
+
+def _are_few_scores(query_length, *key_lengths):
+    """Unknown lengths, as TensorFlow has them while tracing, count as few."""
+    if None in (query_length, *key_lengths):
+        return True
+    return query_length * sum(key_lengths) <= FEW_SCORES
+
+
+def _as_addend(seen, dtype):
+    """What a fused kernel adds to the scores, as finite as `dtype` allows."""
+    dtype = keras.backend.standardize_dtype(dtype)
+    masked = max(MASKED_SCORE, float(ml_dtypes.finfo(dtype).min))
+    return ops.cast(ops.where(seen, 0.0, masked), dtype)
+
+
+def _reorder(tokens, order):
+    """Tokens (batch, length, ...) in the order given, int32 (batch, length)."""
+    batch, length = ops.shape(tokens)[:2]
+    rows = ops.reshape(tokens, (batch * length, math.prod(tokens.shape[2:])))
+    index = order + ops.arange(batch, dtype=order.dtype)[:, None] * length
+    taken = ops.take(rows, ops.reshape(index, (-1,)), axis=0)
+    return ops.reshape(taken, ops.shape(tokens))
 
 
 def as_mask(positions, mask=None):

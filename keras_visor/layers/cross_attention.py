@@ -8,6 +8,8 @@ from keras_visor.layers.attention import as_mask
 from keras_visor.layers.attention import attend
 from keras_visor.layers.attention import attention_weights
 from keras_visor.layers.attention import visible
+from keras_visor.layers.kernels import depthwise_convolution
+from keras_visor.layers.kernels import has_depthwise_convolution
 from keras_visor.layers.projections import check_heads
 from keras_visor.layers.projections import from_heads
 from keras_visor.layers.projections import head_width
@@ -148,12 +150,9 @@ class VisorCrossAttention(keras.layers.Layer):
 
     def project_vision(self, vision, vision_mask, vision_image_ids=None):
         """Keys and values of the visual tokens: computed once, then cached."""
-        if vision_image_ids is None:
-            vision_image_ids = ops.zeros_like(vision_mask, dtype="int32")
-        # Whatever the ids say of padding: it is no part of any image.
-        vision_image_ids = ops.where(vision_mask, vision_image_ids, -1)
         vision = self.key_value_norm(
-            vision + self._position_embedding(vision, vision_image_ids)
+            vision
+            + self._position_embedding(vision, vision_mask, vision_image_ids)
         )
         return self.key_dense(vision), self.value_dense(vision)
 
@@ -191,7 +190,20 @@ class VisorCrossAttention(keras.layers.Layer):
         seen = ops.cast(visible(text_positions, segment), "float32")
         return ops.mean(weights, axis=(1, 2)) * seen
 
-    def _position_embedding(self, vision, image_ids):
+    def _position_embedding(self, vision, mask, image_ids):
+        """The depthwise convolution, of each image apart."""
+        if image_ids is None and has_depthwise_convolution():
+            return depthwise_convolution(
+                ops.where(mask[:, :, None], vision, 0.0),
+                ops.cast(self.position_kernel, vision.dtype),
+                ops.cast(self.position_bias, vision.dtype),
+            )
+        if image_ids is None:
+            image_ids = ops.zeros_like(mask, dtype="int32")
+        # Whatever the ids say of padding: it is no part of any image.
+        return self._sum_of_taps(vision, ops.where(mask, image_ids, -1))
+
+    def _sum_of_taps(self, vision, image_ids):
         """The depthwise convolution, tap by tap.
 
         A tap counts only within its own image, so nothing leaks from a

@@ -7,12 +7,18 @@ from keras import ops
 from keras_visor.layers.attention import Segment
 from keras_visor.layers.attention import as_mask
 from keras_visor.layers.attention import attend
+from keras_visor.layers.attention import attend_within
+from keras_visor.layers.blocks import map_blocks
 from keras_visor.layers.projections import check_heads
 from keras_visor.layers.projections import dense
 from keras_visor.layers.projections import from_heads
 from keras_visor.layers.projections import head_width
 from keras_visor.layers.projections import rms_norm
 from keras_visor.layers.projections import to_heads
+
+# Tokens whose feed-forward network runs at once: its inner states are several
+# times as wide as the tokens, and would take most of the memory.
+TOKEN_BLOCK = 1024
 
 
 @keras.saving.register_keras_serializable("keras_visor")
@@ -40,11 +46,13 @@ class VisorDecoderLayer(keras.layers.Layer):
             Defaults to `None`, no padding.
         return_cache: bool. Whether to return the keys and values too.
             Defaults to `False`.
+        last_only: bool. Whether only the last token's state is wanted, as
+            after the last layer of a prompt. Defaults to `False`.
 
     Returns:
-        The text tokens (batch, text_length, hidden_dim), or, with
-        `return_cache`, those and `(keys, values)`, each (batch, text_length,
-        num_key_value_heads, head_dim).
+        The text tokens (batch, text_length, hidden_dim), or (batch, 1,
+        hidden_dim) with `last_only`; with `return_cache`, those and `(keys,
+        values)`, each (batch, text_length, num_key_value_heads, head_dim).
 
     Example:
     ```python
@@ -111,27 +119,44 @@ class VisorDecoderLayer(keras.layers.Layer):
         text_positions,
         text_mask=None,
         return_cache: bool = False,
+        last_only: bool = False,
     ):
-        query, keys, values = self.project(text, text_positions)
-        segment = Segment(
+        normed = self.input_norm(text)
+        keys, values = self.project_keys_values(normed, text_positions)
+        sequence = Segment(
             keys, values, text_positions, as_mask(text_positions, text_mask)
         )
-        text = self.finish(text, attend(query, text_positions, [segment]))
+        if last_only:
+            text = self.read(
+                text[:, -1:], normed[:, -1:], text_positions[:, -1:], [sequence]
+            )
+        else:
+            query = self.project_queries(normed, text_positions)
+            text = self.finish(text, attend_within(query, sequence))
         return (text, (keys, values)) if return_cache else text
 
-    def project(self, tokens, positions):
-        """Normalized queries, keys and values, turned by position."""
-        tokens = self.input_norm(tokens)
-        query = self.query_dense(tokens)
-        keys = self.key_dense(tokens)
-        return (
-            self.rotary_embedding(query, positions=positions),
-            self.rotary_embedding(keys, positions=positions),
-            self.value_dense(tokens),
+    def project_queries(self, normed, positions):
+        """Queries of normalized tokens, turned by position."""
+        query = self.query_dense(normed)
+        return self.rotary_embedding(query, positions=positions)
+
+    def project_keys_values(self, normed, positions):
+        """Keys, turned by position, and values of normalized tokens."""
+        keys = self.rotary_embedding(
+            self.key_dense(normed), positions=positions
         )
+        return keys, self.value_dense(normed)
+
+    def read(self, tokens, normed, positions, segments: list[Segment]):
+        """The new state of some tokens, which attend to the segments."""
+        query = self.project_queries(normed, positions)
+        return self.finish(tokens, attend(query, positions, segments))
 
     def finish(self, tokens, attended):
         """Both residual connections: the attention's and the SwiGLU's."""
+        return map_blocks(self._finish_block, TOKEN_BLOCK, tokens, attended)
+
+    def _finish_block(self, tokens, attended):
         tokens = tokens + self.output_dense(attended)
         normed = self.post_attention_norm(tokens)
         gate = ops.silu(self.gate_dense(normed))
@@ -153,14 +178,17 @@ class VisorDecoderLayer(keras.layers.Layer):
             The token's new state (batch, 1, hidden_dim), and the updated
             `(keys, values)` of the text cache.
         """
-        query, key, value = self.project(token, position)
-        keys = ops.slice_update(text.keys, (0, index, 0, 0), key)
-        values = ops.slice_update(text.values, (0, index, 0, 0), value)
+        normed = self.input_norm(token)
+        key, value = self.project_keys_values(normed, position)
+        # Cheaper than a slice update, which PyTorch does by index tensors.
+        slots = ops.arange(ops.shape(text.keys)[1], dtype="int32")
+        here = ops.reshape(slots == index, (1, -1, 1, 1))
+        keys = ops.where(here, key, text.keys)
+        values = ops.where(here, value, text.values)
         segments = [text._replace(keys=keys, values=values)]
         if vision is not None:
             segments.append(vision)
-        token = self.finish(token, attend(query, position, segments))
-        return token, (keys, values)
+        return self.read(token, normed, position, segments), (keys, values)
 
     def compute_output_spec(
         self,
@@ -168,11 +196,16 @@ class VisorDecoderLayer(keras.layers.Layer):
         text_positions,
         text_mask=None,
         return_cache=False,
+        last_only=False,
     ):
-        spec = keras.KerasTensor(text.shape, dtype=self.compute_dtype)
-        if not return_cache:
-            return spec
-        return spec, self._cache_spec(text)
+        spec = self._text_spec(text, last_only)
+        return (spec, self._cache_spec(text)) if return_cache else spec
+
+    def _text_spec(self, text, last_only):
+        length = 1 if last_only else text.shape[1]
+        return keras.KerasTensor(
+            (text.shape[0], length, text.shape[2]), dtype=self.compute_dtype
+        )
 
     def _cache_spec(self, tokens):
         hidden_dim = tokens.shape[-1]

@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_visor.layers.attention import Segment
 from keras_visor.layers.attention import as_mask
-from keras_visor.layers.attention import attend
+from keras_visor.layers.attention import attend_within
 from keras_visor.layers.attention import attention_weights
 from keras_visor.layers.decoder_layer import VisorDecoderLayer
 
@@ -37,6 +37,11 @@ class VisorSelfAttentionGate(VisorDecoderLayer):
             with static shapes). Defaults to `True`.
         return_cache: bool. Whether to return keys and values too; wants
             `enabled` to be a Python bool. Defaults to `False`.
+        refine_vision: bool. With `False`, nobody reads the visual tokens
+            after this layer: they are returned as they came, and only the
+            text's half of the work is done. Defaults to `True`.
+        last_only: bool. As in `VisorDecoderLayer`; wants `enabled` to be a
+            Python bool, and `refine_vision=False`. Defaults to `False`.
 
     Returns:
         `(text, vision)`, or, with `return_cache`, `(text, vision,
@@ -68,6 +73,8 @@ class VisorSelfAttentionGate(VisorDecoderLayer):
         vision_mask=None,
         enabled=True,
         return_cache: bool = False,
+        refine_vision: bool = True,
+        last_only: bool = False,
     ):
         text_mask = as_mask(text_positions, text_mask)
         if vision is None:
@@ -83,17 +90,23 @@ class VisorSelfAttentionGate(VisorDecoderLayer):
             vision_mask,
         )
         if not isinstance(enabled, bool):
-            if return_cache:
+            if return_cache or last_only:
                 raise ValueError(
-                    "`return_cache=True` needs `enabled` to be a Python bool. "
-                    f"Received: enabled={enabled}"
+                    "`return_cache=True` and `last_only=True` need `enabled` "
+                    f"to be a Python bool. Received: enabled={enabled}"
                 )
-            return self._switched(enabled, *streams)
+            return self._switched(enabled, refine_vision, *streams)
         if enabled:
-            text, vision, text_cache, vision_cache = self._joint(*streams)
+            text, vision, text_cache, vision_cache = self._joint(
+                refine_vision, last_only, *streams
+            )
         else:
             text, text_cache = super().call(
-                text, text_positions, text_mask, return_cache=True
+                text,
+                text_positions,
+                text_mask,
+                return_cache=True,
+                last_only=last_only,
             )
             vision_cache = None
         if return_cache:
@@ -102,6 +115,8 @@ class VisorSelfAttentionGate(VisorDecoderLayer):
 
     def _joint(
         self,
+        refine_vision,
+        last_only,
         text,
         vision,
         text_positions,
@@ -109,23 +124,36 @@ class VisorSelfAttentionGate(VisorDecoderLayer):
         text_mask,
         vision_mask,
     ):
-        vision_length = ops.shape(vision)[1]
+        length = ops.shape(vision)[1]
         tokens = ops.concatenate([vision, text], axis=1)
         positions = ops.concatenate([vision_positions, text_positions], axis=1)
         mask = ops.concatenate([vision_mask, text_mask], axis=1)
-        query, keys, values = self.project(tokens, positions)
-        segment = Segment(keys, values, positions, mask)
-        tokens = self.finish(tokens, attend(query, positions, [segment]))
+        normed = self.input_norm(tokens)
+        keys, values = self.project_keys_values(normed, positions)
+        sequence = Segment(keys, values, positions, mask)
+        if refine_vision:
+            query = self.project_queries(normed, positions)
+            tokens = self.finish(tokens, attend_within(query, sequence))
+            text, vision = tokens[:, length:], tokens[:, :length]
+        else:
+            first = -1 if last_only else length
+            text = self.read(
+                tokens[:, first:],
+                normed[:, first:],
+                positions[:, first:],
+                [sequence],
+            )
         return (
-            tokens[:, vision_length:],
-            tokens[:, :vision_length],
-            (keys[:, vision_length:], values[:, vision_length:]),
-            (keys[:, :vision_length], values[:, :vision_length]),
+            text,
+            vision,
+            (keys[:, length:], values[:, length:]),
+            (keys[:, :length], values[:, :length]),
         )
 
     def _switched(
         self,
         enabled,
+        refine_vision,
         text,
         vision,
         text_positions,
@@ -140,6 +168,8 @@ class VisorSelfAttentionGate(VisorDecoderLayer):
             # the joint layer text-only for it.
             seen = ops.logical_and(vision_mask, ops.expand_dims(enabled, 1))
             new_text, new_vision, _, _ = self._joint(
+                refine_vision,
+                False,
                 text,
                 vision,
                 text_positions,
@@ -178,8 +208,12 @@ class VisorSelfAttentionGate(VisorDecoderLayer):
             over the heads. A row sums to the share of the attention that goes
             to the image; the rest goes to the text.
         """
-        query, text_keys, _ = self.project(text, text_positions)
-        _, vision_keys, _ = self.project(vision, vision_positions)
+        normed = self.input_norm(text)
+        query = self.project_queries(normed, text_positions)
+        text_keys, _ = self.project_keys_values(normed, text_positions)
+        vision_keys, _ = self.project_keys_values(
+            self.input_norm(vision), vision_positions
+        )
         segments = [
             Segment(
                 vision_keys,
@@ -207,9 +241,11 @@ class VisorSelfAttentionGate(VisorDecoderLayer):
         vision_mask=None,
         enabled=True,
         return_cache=False,
+        refine_vision=True,
+        last_only=False,
     ):
         streams = (
-            keras.KerasTensor(text.shape, dtype=self.compute_dtype),
+            self._text_spec(text, last_only),
             keras.KerasTensor(vision.shape, dtype=self.compute_dtype),
         )
         if not return_cache:

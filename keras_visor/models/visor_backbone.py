@@ -340,14 +340,30 @@ class VisorBackbone(VisorPresetMixin, keras_hub.models.Backbone):
                 )
         return switches
 
+    def shared_switches(self) -> dict:
+        """For each self-attention layer whether any budget has it on.
+
+        Below the first optional layer that is what every budget says; above
+        it, whether a later layer may read the visual tokens.
+        """
+        return {
+            layer: any(layer in budget for budget in self._budgets)
+            for layer in self.self_attention_layers
+        }
+
     def run_layers(
         self,
         streams: Streams,
         switches: dict,
         layers: Iterable[int] | None = None,
         cache: dict | None = None,
+        keep_vision: bool = False,
+        last_only: bool = False,
     ) -> Streams:
         """Run decoder layers, each in its role.
+
+        Visual tokens are refined as long as a later layer of the decoder
+        reads them.
 
         Args:
             streams: `Streams` before the first of the layers.
@@ -357,6 +373,11 @@ class VisorBackbone(VisorPresetMixin, keras_hub.models.Backbone):
             cache: Optional dict with the keys "text", "vision" and "cross",
                 which gets, by layer, the keys and values that decoding needs.
                 Wants Python bools in `switches`.
+            keep_vision: bool. Refine the visual tokens even where no later
+                layer reads them, to look at. Defaults to `False`.
+            last_only: bool. After the decoder's last layer, compute the last
+                text token only. Wants Python bools in `switches`. Defaults to
+                `False`.
 
         Returns:
             `Streams` after the last of the layers.
@@ -364,10 +385,24 @@ class VisorBackbone(VisorPresetMixin, keras_hub.models.Backbone):
         for index in range(self.num_layers) if layers is None else layers:
             if streams.vision is not None and index in self._layout[0]:
                 streams = self._cross_attend(index, streams, cache)
-            streams = self._decode(
-                index, streams, switches.get(index, False), cache
-            )
+            options = {
+                "return_cache": cache is not None,
+                "last_only": last_only and index == self.num_layers - 1,
+            }
+            if index in self._layout[1]:
+                options["enabled"] = switches[index]
+                options["refine_vision"] = (
+                    keep_vision or self._is_vision_read_after(index, switches)
+                )
+            streams = self._decode(index, streams, cache, options)
         return streams
+
+    def _is_vision_read_after(self, index, switches):
+        cross_attention_layers, _ = self._layout
+        return any(layer > index for layer in cross_attention_layers) or any(
+            layer > index and switch is not False
+            for layer, switch in switches.items()
+        )
 
     def cross_attention_at(self, index: int) -> VisorCrossAttention:
         """The cross-attention in front of decoder layer `index`."""
@@ -387,14 +422,14 @@ class VisorBackbone(VisorPresetMixin, keras_hub.models.Backbone):
             output, cache["cross"][str(index)] = output
         return streams._replace(text=streams.text + output)
 
-    def _decode(self, index, streams, enabled, cache):
+    def _decode(self, index, streams, cache, options):
         layer = self.decoder_layers[index]
         if not isinstance(layer, VisorSelfAttentionGate):
             text = layer(
                 streams.text,
                 text_positions=streams.text_positions,
                 text_mask=streams.text_mask,
-                return_cache=cache is not None,
+                **options,
             )
             if cache is not None:
                 text, cache["text"][str(index)] = text
@@ -406,8 +441,7 @@ class VisorBackbone(VisorPresetMixin, keras_hub.models.Backbone):
             vision_positions=streams.vision_positions,
             text_mask=streams.text_mask,
             vision_mask=streams.vision_mask,
-            enabled=enabled,
-            return_cache=cache is not None,
+            **options,
         )
         if cache is not None:
             *outputs, text_cache, vision_cache = outputs
@@ -468,7 +502,9 @@ class VisorBackbone(VisorPresetMixin, keras_hub.models.Backbone):
                     streams.text_mask,
                     streams.vision_mask,
                 )
-            streams = self.run_layers(streams, switches, [index])
+            streams = self.run_layers(
+                streams, switches, [index], keep_vision=True
+            )
             text[index], vision[index] = streams.text, streams.vision
         return {
             "hidden_states": self.final_norm(streams.text),

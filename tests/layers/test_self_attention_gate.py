@@ -223,14 +223,15 @@ def test_attention_to_the_image():
     np.testing.assert_array_equal(share[2], [0, 0, 0, 0])
     assert np.all((share[0] > 0) & (share[0] < 1))
     # A word alone after the image: it looks at the image and at itself.
-    query, text_keys, _ = call(
-        layer.project,
-        tokens=TEXT[:1, :1],
-        positions=INPUTS["text_positions"][:1, :1],
-    )
-    _, keys, _ = call(
-        layer.project,
-        tokens=VISION[:1],
+    text = {
+        "normed": call(layer.input_norm, x=TEXT[:1, :1]),
+        "positions": INPUTS["text_positions"][:1, :1],
+    }
+    query = call(layer.project_queries, **text)
+    text_keys, _ = call(layer.project_keys_values, **text)
+    keys, _ = call(
+        layer.project_keys_values,
+        normed=call(layer.input_norm, x=VISION[:1]),
         positions=INPUTS["vision_positions"][:1],
     )
     query, text_keys, keys = map(to_numpy, (query, text_keys, keys))

@@ -1,0 +1,74 @@
+"""The one place that knows which backend has a faster kernel of its own.
+
+Each function has a twin in plain `keras.ops` where it is used, which every
+other backend runs.
+"""
+
+import keras
+from keras import ops
+
+
+def has_fused_attention() -> bool:
+    """Whether attention runs without its scores standing in memory.
+
+    PyTorch has such a kernel on every device. XLA has none on the CPU.
+    """
+    return keras.config.backend() == "torch"
+
+
+def fused_attention(query, keys, values, mask=None, causal: bool = False):
+    """PyTorch's scaled dot-product attention.
+
+    Args:
+        query: Tensor (batch, query_length, num_heads, head_dim).
+        keys: Tensor (batch, key_length, num_key_value_heads, head_dim).
+        values: Tensor, of the same shape as `keys`.
+        mask: float tensor (batch, query_length, key_length), added to the
+            scores. Defaults to `None`.
+        causal: bool. Whether query i sees the keys up to i. Defaults to
+            `False`.
+
+    Returns:
+        A tensor of the shape of `query`.
+    """
+    import torch
+
+    attended = torch.nn.functional.scaled_dot_product_attention(
+        query.transpose(1, 2),
+        keys.transpose(1, 2),
+        values.transpose(1, 2),
+        attn_mask=None if mask is None else mask[:, None],
+        is_causal=causal,
+        enable_gqa=True,
+    )
+    return attended.transpose(1, 2)
+
+
+def has_depthwise_convolution() -> bool:
+    """Whether a depthwise convolution is faster than a sum over its taps.
+
+    XLA fuses the sum into one loop, and its convolution with a group a
+    channel is many times slower on the CPU.
+    """
+    return keras.config.backend() == "torch"
+
+
+def depthwise_convolution(tokens, kernel, bias):
+    """A depthwise 1-D convolution over axis 1, padded with zeros.
+
+    Args:
+        tokens: Tensor (batch, length, width).
+        kernel: Tensor (kernel_size, width), of odd `kernel_size`.
+        bias: Tensor (width,).
+
+    Returns:
+        A tensor of the shape of `tokens`.
+    """
+    # In two dimensions: PyTorch has a channels-last kernel only there.
+    convolved = ops.depthwise_conv(
+        tokens[:, None],
+        kernel[None, :, :, None],
+        padding="same",
+        data_format="channels_last",
+    )
+    return convolved[:, 0] + bias
