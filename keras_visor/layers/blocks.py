@@ -3,6 +3,13 @@
 from collections.abc import Callable
 
 from keras import ops
+from keras import tree
+
+from keras_visor.layers.kernels import runs_step_by_step
+
+# For what is computed token by token: a feed-forward network's inner states
+# are several times as wide as the tokens, and would take most of the memory.
+TOKEN_BLOCK = 1024
 
 
 def map_blocks(function: Callable, block_size: int, *arrays):
@@ -13,7 +20,7 @@ def map_blocks(function: Callable, block_size: int, *arrays):
 
     Args:
         function: Maps tensors (batch, block_size, ...) to a tensor (batch,
-            block_size, ...).
+            block_size, ...) or a tuple of such.
         block_size: int. Tokens in a block. A sequence that is no longer, or
             of unknown length, is one block as it is.
         *arrays: Tensors (batch, length, ...), cut along axis 1.
@@ -24,13 +31,18 @@ def map_blocks(function: Callable, block_size: int, *arrays):
     length = arrays[0].shape[1]
     if length is None or length <= block_size:
         return function(*arrays)
+    if runs_step_by_step():
+        outputs = [
+            function(*(a[:, start : start + block_size] for a in arrays))
+            for start in range(0, length, block_size)
+        ]
+        return tree.map_structure(
+            lambda *blocks: ops.concatenate(blocks, axis=1), *outputs
+        )
     num_blocks = -(-length // block_size)
-    blocks = [_cut(array, num_blocks, block_size) for array in arrays]
-    outputs = ops.map(lambda block: function(*block), tuple(blocks))
-    outputs = ops.moveaxis(outputs, 0, 1)
-    shape = ops.shape(outputs)
-    shape = (shape[0], num_blocks * block_size, *shape[3:])
-    return ops.reshape(outputs, shape)[:, :length]
+    blocks = tuple(_cut(array, num_blocks, block_size) for array in arrays)
+    outputs = ops.map(lambda block: function(*block), blocks)
+    return tree.map_structure(lambda o: _join(o)[:, :length], outputs)
 
 
 def _cut(array, num_blocks, block_size):
@@ -43,3 +55,10 @@ def _cut(array, num_blocks, block_size):
     shape = ops.shape(array)
     shape = (shape[0], num_blocks, block_size, *shape[2:])
     return ops.moveaxis(ops.reshape(array, shape), 1, 0)
+
+
+def _join(blocks):
+    """(num_blocks, batch, block_size, ...) -> (batch, length, ...)."""
+    blocks = ops.moveaxis(blocks, 0, 1)
+    shape = ops.shape(blocks)
+    return ops.reshape(blocks, (shape[0], shape[1] * shape[2], *shape[3:]))

@@ -8,6 +8,8 @@ from keras_visor.layers.attention import as_mask
 from keras_visor.layers.attention import attend
 from keras_visor.layers.attention import attention_weights
 from keras_visor.layers.attention import visible
+from keras_visor.layers.blocks import TOKEN_BLOCK
+from keras_visor.layers.blocks import map_blocks
 from keras_visor.layers.kernels import depthwise_convolution
 from keras_visor.layers.kernels import has_depthwise_convolution
 from keras_visor.layers.projections import check_heads
@@ -150,11 +152,15 @@ class VisorCrossAttention(keras.layers.Layer):
 
     def project_vision(self, vision, vision_mask, vision_image_ids=None):
         """Keys and values of the visual tokens: computed once, then cached."""
-        vision = self.key_value_norm(
-            vision
-            + self._position_embedding(vision, vision_mask, vision_image_ids)
+        embedding = self._position_embedding(
+            vision, vision_mask, vision_image_ids
         )
-        return self.key_dense(vision), self.value_dense(vision)
+
+        def keys_values(vision, embedding):
+            normed = self.key_value_norm(vision + embedding)
+            return self.key_dense(normed), self.value_dense(normed)
+
+        return map_blocks(keys_values, TOKEN_BLOCK, vision, embedding)
 
     def read(self, text, text_positions, vision: Segment):
         """Cross-attention of text tokens over cached keys and values."""

@@ -8,6 +8,7 @@ from keras_visor.layers.attention import Segment
 from keras_visor.layers.attention import as_mask
 from keras_visor.layers.attention import attend
 from keras_visor.layers.attention import attend_within
+from keras_visor.layers.blocks import TOKEN_BLOCK
 from keras_visor.layers.blocks import map_blocks
 from keras_visor.layers.projections import check_heads
 from keras_visor.layers.projections import dense
@@ -15,10 +16,6 @@ from keras_visor.layers.projections import from_heads
 from keras_visor.layers.projections import head_width
 from keras_visor.layers.projections import rms_norm
 from keras_visor.layers.projections import to_heads
-
-# Tokens whose feed-forward network runs at once: its inner states are several
-# times as wide as the tokens, and would take most of the memory.
-TOKEN_BLOCK = 1024
 
 
 @keras.saving.register_keras_serializable("keras_visor")

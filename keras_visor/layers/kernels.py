@@ -1,11 +1,19 @@
-"""The one place that knows which backend has a faster kernel of its own.
+"""The one place that knows what a backend does better than `keras.ops`.
 
-Each function has a twin in plain `keras.ops` where it is used, which every
-other backend runs.
+Where these functions are used, a twin in plain `keras.ops` stands beside
+them, which every other backend runs.
 """
 
 import keras
-from keras import ops
+
+
+def runs_step_by_step() -> bool:
+    """Whether what a Python loop does is done before its next turn.
+
+    A compiler may take the turns of an unrolled loop side by side, each with
+    its own memory.
+    """
+    return keras.config.backend() == "torch"
 
 
 def has_fused_attention() -> bool:
@@ -54,7 +62,7 @@ def has_depthwise_convolution() -> bool:
 
 
 def depthwise_convolution(tokens, kernel, bias):
-    """A depthwise 1-D convolution over axis 1, padded with zeros.
+    """PyTorch's depthwise 1-D convolution over axis 1, padded with zeros.
 
     Args:
         tokens: Tensor (batch, length, width).
@@ -64,11 +72,16 @@ def depthwise_convolution(tokens, kernel, bias):
     Returns:
         A tensor of the shape of `tokens`.
     """
+    import torch
+
     # In two dimensions: PyTorch has a channels-last kernel only there.
-    convolved = ops.depthwise_conv(
-        tokens[:, None],
-        kernel[None, :, :, None],
-        padding="same",
-        data_format="channels_last",
+    images = tokens.transpose(1, 2)[:, :, None]
+    kernel = kernel.T[:, None, None]
+    convolved = torch.nn.functional.conv2d(
+        images,
+        kernel,
+        bias,
+        padding=(0, kernel.shape[-1] // 2),
+        groups=kernel.shape[0],
     )
-    return convolved[:, 0] + bias
+    return convolved[:, :, 0].transpose(1, 2)

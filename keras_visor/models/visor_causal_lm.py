@@ -1,6 +1,7 @@
 """The VISOR task: answers questions about pictures, and learns to."""
 
 import warnings
+from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import keras_hub
 import numpy as np
 from keras import ops
 
+from keras_visor.generation.decoding import writes_token_by_token
 from keras_visor.generation.generator import Generator
 from keras_visor.models.encoded_images import EncodedImages
 from keras_visor.models.loader import VisorPresetMixin
@@ -173,11 +175,6 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
             `inputs` was one prompt. With the preprocessor detached, a dict
             of `token_ids` and `padding_mask`, padded on the right.
         """
-        if max_length is not None and max_length < 1:
-            raise ValueError(
-                "`max_length` must be a positive number of text tokens. "
-                f"Received: max_length={max_length}"
-            )
         if hasattr(inputs, "as_numpy_iterator"):  # A `tf.data.Dataset`.
             batches = list(inputs.as_numpy_iterator())
         else:
@@ -207,9 +204,78 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
         }
         return outputs, report
 
-    def _generate_batch(
-        self, inputs, max_length, stop_token_ids, strip_prompt, budget
-    ):
+    def stream(
+        self,
+        inputs,
+        max_length: int | None = None,
+        stop_token_ids="auto",
+        budget: str | int | Sequence[int] = "auto",
+    ) -> Iterator[str] | Iterator[list[str]]:
+        """Generate text and hand it out as it is written.
+
+        The pieces together are what `generate` gives with
+        `strip_prompt=True`. The sampler must choose token by token: greedy,
+        random, top-k or top-p.
+
+        Args:
+            inputs: string, list of strings or a dict, see `generate`.
+            max_length: int. See `generate`.
+            stop_token_ids: See `generate`.
+            budget: See `generate`.
+
+        Returns:
+            An iterator over strings, or, if `inputs` is several prompts, over
+            lists with a string for each of them, empty where there is nothing
+            new.
+
+        Example:
+        ```python
+        lm = keras_visor.VisorCausalLM.from_preset("visor_tiny_en")
+        picture = keras_visor.datasets.RenderedPictures("test", 1).example(0)
+        for piece in lm.stream(
+            {"prompts": picture["questions"][0], "images": [picture["image"]]},
+            max_length=64,
+        ):
+            print(piece, end="", flush=True)
+        ```
+        """
+        if self.preprocessor is None:
+            raise ValueError("`stream` needs the preprocessor, for its text.")
+        if not writes_token_by_token(self.sampler):
+            raise ValueError(
+                "`stream` needs a sampler that chooses token by token: "
+                "'greedy', 'random', 'top_k' or 'top_p'. Received: "
+                f"sampler={self.sampler!r}"
+            )
+        prompts = inputs.get("prompts") if isinstance(inputs, dict) else inputs
+        prepared = self._prepare(inputs, max_length, stop_token_ids, budget)
+        pieces = self._pieces(*prepared)
+        if isinstance(prompts, str):
+            return (piece for (piece,) in pieces if piece)
+        return pieces
+
+    def _pieces(self, x, max_length, budgets, stop_token_ids):
+        """New text of each sample after each step."""
+        detokenize = self.preprocessor.tokenizer.detokenize
+        texts = given = [""] * len(x["token_ids"])
+        for answers in self.make_generate_function().stream(
+            x, max_length, budgets, stop_token_ids
+        ):
+            texts = detokenize(answers)
+            # A character whose bytes are not all there yet has to wait.
+            ready = [text.rstrip("\ufffd") for text in texts]
+            yield [t[len(g) :] for t, g in zip(ready, given, strict=True)]
+            given = ready
+        if texts != given:
+            yield [t[len(g) :] for t, g in zip(texts, given, strict=True)]
+
+    def _prepare(self, inputs, max_length, stop_token_ids, budget):
+        """What the generator takes, everything checked."""
+        if max_length is not None and max_length < 1:
+            raise ValueError(
+                "`max_length` must be a positive number of text tokens. "
+                f"Received: max_length={max_length}"
+            )
         stop_token_ids = self._stop_token_ids(stop_token_ids)
         if self.preprocessor is None:
             x = {name: np.array(value) for name, value in inputs.items()}
@@ -225,6 +291,14 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
             x = self._preprocess(inputs, max_length)
         budgets = self._resolve_budgets(budget, len(x["token_ids"]))
         _check_ends_in_text(x)
+        return x, max_length, budgets, stop_token_ids
+
+    def _generate_batch(
+        self, inputs, max_length, stop_token_ids, strip_prompt, budget
+    ):
+        x, max_length, budgets, stop_token_ids = self._prepare(
+            inputs, max_length, stop_token_ids, budget
+        )
         answers, budgets = self.make_generate_function().generate(
             x, max_length, budgets, stop_token_ids
         )
@@ -309,7 +383,7 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
                         warnings.warn(
                             "This model has no budget policy: "
                             "budget='auto' runs the full budget.",
-                            stacklevel=4,
+                            stacklevel=5,
                         )
                     budget = last
                 else:

@@ -5,10 +5,10 @@ def bucket_length(length: int, minimum: int = 16) -> int:
     """Returns the padded length of a sequence.
 
     Every new length costs a compilation, every padded token costs time. The
-    buckets are the whole numbers from 8 to 15 times a power of two:
-    `1, 2, ..., 16, 18, 20, ..., 32, 36, 40, ...`. Above `minimum` a sequence
-    grows by less than an eighth, and each doubling of the length adds only
-    eight shapes.
+    buckets are the whole numbers from 8 to 15 times a power of two, as far as
+    they lie half of `minimum` apart: `16, 24, ..., 128, 144, 160, ..., 256,
+    288, ...`. A long sequence grows by less than an eighth, and each doubling
+    of the length adds at most eight shapes.
 
     Args:
         length: int. The number of tokens, 0 or more.
@@ -21,12 +21,12 @@ def bucket_length(length: int, minimum: int = 16) -> int:
 
     ```python
     bucket_length(3)  # 16
-    bucket_length(33)  # 36
+    bucket_length(33)  # 40
     ```
     """
     if length < 0:
         raise ValueError(f"`length` must be 0 or more. Received: {length}.")
     longest = max(length, minimum, 1)
     # Between 2**k and 2**(k + 1) the buckets lie an eighth of 2**k apart.
-    step = 1 << max(longest.bit_length() - 4, 0)
+    step = max(1 << max(longest.bit_length() - 4, 0), minimum // 2)
     return -(-longest // step) * step

@@ -344,6 +344,48 @@ def test_answers_do_not_depend_on_neighbours(visor, sampler):
     assert together != greedy
 
 
+# === Streams ===
+
+
+def test_a_stream_is_the_answer_in_pieces(visor):
+    samples = batch()
+    budgets = [0, 1, 2, 0, 1]
+    expected = ask(visor, samples, budget=budgets)
+    steps = list(visor.stream(samples, max_length=MAX_LENGTH, budget=budgets))
+    assert ["".join(pieces) for pieces in zip(*steps, strict=True)] == expected
+    # Not all at once: most steps bring something.
+    assert sum(map(any, steps)) > 10
+    # One prompt gives strings, without empty ones.
+    prompt, images = SAMPLES["strip"]
+    pieces = list(
+        visor.stream(
+            {"prompts": prompt, "images": [images]},
+            max_length=MAX_LENGTH,
+            budget=1,
+        )
+    )
+    assert "".join(pieces) == expected[1] and all(pieces)
+
+
+def test_a_stream_draws_what_generate_draws(visor):
+    samples = batch(["strip"])
+    arguments = {"max_length": MAX_LENGTH, "budget": 0, "stop_token_ids": None}
+
+    def random_lm():
+        sampler = keras_hub.samplers.TopKSampler(k=5, seed=1)
+        return with_sampler(visor, sampler)
+
+    answer = random_lm().generate(samples, strip_prompt=True, **arguments)
+    steps = random_lm().stream(samples, **arguments)
+    assert "".join(piece for (piece,) in steps) == answer[0]
+
+
+def test_streams_of_other_samplers(visor):
+    lm = with_sampler(visor, "beam")
+    with pytest.raises(ValueError, match="token by token.*Beam"):
+        lm.stream(batch(["strip"]))
+
+
 # === Encoded images ===
 
 
