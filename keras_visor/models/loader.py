@@ -122,7 +122,11 @@ class VisorTransformersPresetLoader(PresetLoader):
             )
         backbone = cls(
             vision_encoder=keras_hub.models.SigLIPVisionEncoder(
-                **encoder_arguments, data_format="channels_last", dtype=dtype
+                **encoder_arguments,
+                data_format="channels_last",
+                dtype=dtype,
+                # Without one its layers would have other names after a reload.
+                name="vision_encoder",
             ),
             **arguments,
             dtype=dtype,

@@ -1,0 +1,66 @@
+"""Smaller numbers and recomputed states: int8, bfloat16, rematerialisation."""
+
+import keras
+import numpy as np
+import pytest
+from model_checks import batch
+from model_checks import outputs
+from model_checks import preprocess
+from samples import MAX_LENGTH
+
+from keras_visor import VisorCausalLM
+
+
+def size_in_bytes(lm):
+    return sum(
+        np.prod(w.shape) * np.dtype(w.dtype).itemsize
+        for w in lm.backbone.weights
+    )
+
+
+@pytest.mark.parametrize("budget", [0, 2])
+def test_bfloat16_is_close(visor, visor_directory, budget):
+    lm = VisorCausalLM.from_preset(visor_directory, dtype="bfloat16")
+    inputs = preprocess(visor, batch(budget=[budget] * 5))
+    mask = inputs["padding_mask"]
+    expected, logits = outputs(visor, inputs)[mask], outputs(lm, inputs)[mask]
+    assert np.corrcoef(expected.ravel(), logits.ravel())[0, 1] > 0.999
+    answers = lm.generate(batch(), max_length=MAX_LENGTH, budget=budget)
+    assert len(answers) == 5
+
+
+def test_int8(visor, visor_directory, tmp_path):
+    lm = VisorCausalLM.from_preset(visor_directory)
+    lm.generate(batch(["strip"]), max_length=MAX_LENGTH)
+    lm.quantize("int8")
+    assert size_in_bytes(lm) < 0.5 * size_in_bytes(visor)
+
+    inputs = preprocess(lm, batch())
+    mask = inputs["padding_mask"]
+    expected, logits = outputs(visor, inputs)[mask], outputs(lm, inputs)[mask]
+    assert np.corrcoef(expected.ravel(), logits.ravel())[0, 1] > 0.99
+    # Not what the program of before the quantization says.
+    answers = lm.generate(batch(), max_length=MAX_LENGTH, budget=2)
+    assert answers != visor.generate(batch(), max_length=MAX_LENGTH, budget=2)
+
+    lm.save_to_preset(str(tmp_path / "int8"))
+    again = VisorCausalLM.from_preset(tmp_path / "int8")
+    np.testing.assert_allclose(outputs(again, inputs)[mask], logits, atol=1e-4)
+    assert answers == again.generate(batch(), max_length=MAX_LENGTH, budget=2)
+
+
+def test_rematerialisation_trains_alike(visor_directory):
+    losses = []
+    for mode in (None, "full"):
+        with keras.RematScope(mode=mode):
+            lm = VisorCausalLM.from_preset(visor_directory)
+        lm.compile(optimizer=keras.optimizers.SGD(0.1))
+        data = {
+            **batch(["one image", "strip"]),
+            "responses": ["red", "12"],
+            "budget": [2, 2],
+        }
+        history = lm.fit(data, batch_size=2, epochs=3, verbose=0)
+        losses.append(history.history["loss"])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+    assert losses[0][-1] < losses[0][0]
