@@ -359,7 +359,7 @@ def test_a_stream_is_the_answer_in_pieces(visor):
     prompt, images = SAMPLES["strip"]
     pieces = list(
         visor.stream(
-            {"prompts": prompt, "images": [images]},
+            {"prompts": prompt, "images": images},
             max_length=MAX_LENGTH,
             budget=1,
         )
