@@ -1,12 +1,11 @@
 """Reading the weights of a LLaVA-OneVision or VISOR checkpoint.
 
 Everything is checked before anything is assigned. Tensors are then read one
-at a time, in blocks of rows, so that memory holds the model and a block, never
-a second model.
+at a time, in blocks of rows, the largest first, while memory holds little of
+the model yet: besides what is loaded, one tensor waits on the host.
 """
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -14,7 +13,6 @@ import numpy as np
 
 from keras_visor._compat import check_file_exists
 from keras_visor._compat import get_file
-from keras_visor.checkpoints.assign import assign
 from keras_visor.checkpoints.json_files import read_json
 from keras_visor.checkpoints.name_map import CROSS_ATTENTION
 from keras_visor.checkpoints.name_map import EMBEDDING
@@ -129,8 +127,10 @@ def load_weights(
         ValueError: A weight without a tensor, a tensor without a weight, or
             one of another shape or type. No weight has changed then.
     """
+    named = weight_map(backbone)
+    _check_all_named(backbone, named)
     weights, zeros = [], []
-    for weight in weight_map(backbone):
+    for weight in named:
         if new_policy and weight.name.startswith(POLICY):
             continue
         if new_cross_attention and weight.name.startswith(CROSS_ATTENTION):
@@ -142,8 +142,11 @@ def load_weights(
     if backbone.token_embedding.tie_weights and reader.is_tied(True):
         passed_over.append(HEAD)
     _check(weights, reader.tensors, tuple(passed_over))
-    for weight in weights:
-        assign(weight.variable, _blocks(weight, reader.tensors[weight.name]))
+    for weight in sorted(weights, key=_size, reverse=True):
+        weight.variable.assign(_read(weight, reader.tensors[weight.name]))
+        if keras.backend.backend() == "jax":
+            # It copies in the background: many tensors would wait on the host.
+            weight.variable.value.block_until_ready()
     for weight in zeros:
         weight.variable.assign(keras.ops.zeros(weight.variable.shape))
     backbone.spare_tensors = {
@@ -194,6 +197,20 @@ def _stored_tensors(preset) -> list[StoredTensor]:
     return tensors
 
 
+def _check_all_named(backbone, named: list[Weight]):
+    known = {id(weight.variable) for weight in named}
+    unnamed = [
+        variable.path
+        for variable in backbone.trainable_weights
+        if id(variable) not in known
+    ]
+    if unnamed:
+        raise ValueError(
+            "LLaVA-OneVision checkpoints have no place for these weights of "
+            f"the model: {unnamed}"
+        )
+
+
 def _check(weights: list[Weight], tensors, passed_over):
     names = {weight.name for weight in weights}
     missing = sorted(names - tensors.keys())
@@ -228,20 +245,23 @@ def _check(weights: list[Weight], tensors, passed_over):
         )
 
 
-def _blocks(
-    weight: Weight, stored: StoredTensor
-) -> Iterator[tuple[list[int], np.ndarray]]:
-    """A variable's value in blocks, each with its first element's index."""
+def _size(weight):
+    return math.prod(weight.shape)
+
+
+def _read(weight: Weight, stored: StoredTensor) -> np.ndarray:
+    """A variable's value, in its type."""
+    value = np.empty(tuple(weight.variable.shape), weight.variable.dtype)
     # The tensor's rows are indices of the variable along this axis: one for
     # one, or as many rows for an index as a head is wide.
     axis = weight.axes.index(0)
-    length = weight.variable.shape[axis]
+    length = value.shape[axis]
     rows = stored.shape[0] // length
-    for start, stop in _spans(length, math.prod(stored.shape) // length):
-        begin = [0] * len(weight.axes)
-        begin[axis] = start
-        block = stored.read_rows(start * rows, stop * rows)
-        yield begin, weight.to_keras(block)
+    blocks = np.moveaxis(value, axis, 0)
+    for start, stop in _spans(length, value.size // length):
+        block = weight.to_keras(stored.read_rows(start * rows, stop * rows))
+        blocks[start:stop] = np.moveaxis(block, axis, 0)
+    return value
 
 
 def _spans(length, size):

@@ -6,6 +6,8 @@ import keras
 import ml_dtypes  # noqa: F401  Gives NumPy its bfloat16.
 import numpy as np
 
+from keras_visor.layers.placeholders import placeholder
+
 BLOCK_SIZE = 2**20
 
 
@@ -16,7 +18,8 @@ class HostNormal(keras.initializers.RandomNormal):
     For large tensors: to draw one, JAX holds four to nine copies of it and
     TensorFlow three, which for a token embedding is more memory than building
     the rest of the model takes. NumPy fills one, which is copied to the
-    backend. PyTorch draws in place and is left to it.
+    backend. PyTorch draws in place and is left to it. Inside of
+    `placeholders` nothing is drawn.
 
     Args:
         mean: float. Defaults to `0.0`.
@@ -32,6 +35,9 @@ class HostNormal(keras.initializers.RandomNormal):
     """
 
     def __call__(self, shape: Sequence[int], dtype: str | None = None):
+        values = placeholder(shape, dtype)
+        if values is not None:
+            return values
         if keras.backend.backend() == "torch":
             return super().__call__(shape, dtype)
         values = np.empty(shape, keras.backend.standardize_dtype(dtype))

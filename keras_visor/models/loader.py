@@ -4,6 +4,7 @@ KerasHub's `from_preset` chooses a converter from a fixed list that has no
 place for ours, so that VISOR's classes look here first.
 """
 
+import contextlib
 import difflib
 import os
 
@@ -23,6 +24,7 @@ from keras_visor.checkpoints.llava_onevision import vision_encoder_kwargs
 from keras_visor.checkpoints.qwen2_tokenizer import tokenizer_definition
 from keras_visor.checkpoints.reader import CheckpointReader
 from keras_visor.checkpoints.reader import load_weights as read_weights
+from keras_visor.layers.placeholders import placeholders
 
 
 def get_loader(preset: str | os.PathLike) -> PresetLoader:
@@ -120,25 +122,30 @@ class VisorTransformersPresetLoader(PresetLoader):
             arguments["tie_word_embeddings"] = reader.is_tied(
                 arguments["tie_word_embeddings"]
             )
-        backbone = cls(
-            vision_encoder=keras_hub.models.SigLIPVisionEncoder(
-                **encoder_arguments,
-                data_format="channels_last",
+        # Weights that are read anyway aren't drawn first.
+        with placeholders() if load_weights else contextlib.nullcontext():
+            backbone = cls(
+                vision_encoder=keras_hub.models.SigLIPVisionEncoder(
+                    **encoder_arguments,
+                    data_format="channels_last",
+                    dtype=dtype,
+                    # Without one its layers change names with a reload.
+                    name="vision_encoder",
+                ),
+                **arguments,
                 dtype=dtype,
-                # Without one its layers would have other names after a reload.
-                name="vision_encoder",
-            ),
-            **arguments,
-            dtype=dtype,
-            **kwargs,
-        )
+                **kwargs,
+            )
         if load_weights:
+            new_policy = starts_new_policy(self.config, **layout)
             read_weights(
                 backbone,
                 reader,
                 new_cross_attention="visor_config" not in self.config,
-                new_policy=starts_new_policy(self.config, **layout),
+                new_policy=new_policy,
             )
+            if new_policy and backbone.policy is not None:
+                _draw_policy(backbone)
         return backbone
 
     def load_preprocessor(self, cls, config_file=None, **kwargs):
@@ -162,6 +169,14 @@ class VisorTransformersPresetLoader(PresetLoader):
             self.config, _image_processor(self.preset)
         )
         return cls(**{**arguments, **kwargs})
+
+
+def _draw_policy(backbone):
+    """Give the policy the random start that it was built without."""
+    policy = backbone.policy
+    drawn = policy.from_config(policy.get_config())
+    drawn.build((None, backbone.hidden_dim))
+    policy.set_weights(drawn.get_weights())
 
 
 def _image_processor(preset):

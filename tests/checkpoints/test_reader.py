@@ -34,6 +34,7 @@ def backbone(monkeypatch):
     def make(dtype="float32"):
         backbone.kernel = keras.Variable(np.zeros((2, 3)), dtype=dtype)
         backbone.newline = keras.Variable(np.zeros(2), dtype=dtype)
+        backbone.trainable_weights = [backbone.kernel, backbone.newline]
         return backbone
 
     monkeypatch.setattr(
@@ -89,12 +90,45 @@ def test_blocks_make_up_the_whole(
     loaded = SimpleNamespace(
         token_embedding=SimpleNamespace(tie_weights=True),
         kernel=keras.Variable(np.full(shape, -1.0)),
+        trainable_weights=[],
     )
     weight = Weight("image_newline", loaded.kernel, tensor.shape, axes)
     monkeypatch.setattr(reader_module, "weight_map", lambda b: [weight])
     tensors = {"image_newline": torch.from_numpy(tensor.copy())}
     load_weights(loaded, write(tmp_path, tensors))
     np.testing.assert_array_equal(value(loaded.kernel), expected)
+
+
+def test_the_largest_tensor_comes_first(tmp_path, monkeypatch, backbone):
+    # While little of the model is held.
+    reader = write(
+        tmp_path, {PROJECTOR: KERNEL, "image_newline": NEWLINE.clone()}
+    )
+    loaded, sizes = backbone(), []
+    read = reader_module._read
+
+    def count(weight, stored):
+        value = read(weight, stored)
+        sizes.append(value.size)
+        return value
+
+    monkeypatch.setattr(reader_module, "_read", count)
+    weight_map = reader_module.weight_map
+    for names in (lambda b: weight_map(b), lambda b: weight_map(b)[::-1]):
+        monkeypatch.setattr(reader_module, "weight_map", names)
+        load_weights(loaded, reader)
+    assert sizes == [6, 2, 6, 2]
+
+
+def test_a_weight_that_the_format_does_not_know(tmp_path, backbone):
+    reader = write(tmp_path, {PROJECTOR: KERNEL, "image_newline": NEWLINE})
+    loaded = backbone()
+    loaded.trainable_weights.append(
+        keras.Variable(np.zeros(3), name="adapter_kernel")
+    )
+    with pytest.raises(ValueError, match=r"no place.*\['adapter_kernel'\]"):
+        load_weights(loaded, reader)
+    assert not value(loaded.kernel).any()
 
 
 def test_rounds_to_the_nearest_bfloat16(tmp_path, backbone):

@@ -1,6 +1,8 @@
 import json
 import shutil
 
+import keras
+import numpy as np
 import pytest
 import transformers
 from made_checkpoints import make_checkpoint
@@ -11,6 +13,7 @@ from keras_visor import VisorCausalLM
 from keras_visor import VisorCausalLMPreprocessor
 from keras_visor import VisorImageConverter
 from keras_visor import VisorTokenizer
+from keras_visor import uniform_layout
 from keras_visor._compat import BUILTIN_PRESETS
 from keras_visor.models.loader import get_loader
 
@@ -41,6 +44,82 @@ def test_without_weights(tmp_path, base):
     assert VisorBackbone.from_preset(tmp_path, False).num_layers == 6
     with pytest.raises(ValueError, match="neither `model.safetensors`"):
         VisorBackbone.from_preset(tmp_path)
+
+
+def drawn_shapes(monkeypatch):
+    """A set that gets the shapes of what Keras' initializers draw."""
+    shapes = set()
+
+    def record(draw):
+        def record_and_draw(initializer, shape, dtype=None):
+            shapes.add(tuple(shape))
+            return draw(initializer, shape, dtype)
+
+        return record_and_draw
+
+    # All others that the model uses derive from these two.
+    for cls in (
+        keras.initializers.RandomNormal,
+        keras.initializers.VarianceScaling,
+    ):
+        monkeypatch.setattr(cls, "__call__", record(cls.__call__))
+    return shapes
+
+
+def test_weights_that_are_read_are_not_drawn(base, monkeypatch):
+    drawn = drawn_shapes(monkeypatch)
+    # `HostNormal` draws from it; called, it would raise.
+    monkeypatch.setattr(np.random, "default_rng", None)
+    backbone = VisorBackbone.from_preset(base, **uniform_layout(6))
+    layer = backbone.decoder_layers[0]
+    block = backbone.vision_tower.encoder.layers[-1]
+    matrices = {
+        tuple(variable.shape)
+        for variable in (
+            backbone.token_embedding.embeddings,
+            layer.query_dense.kernel,
+            layer.key_dense.kernel,
+            layer.output_dense.kernel,
+            layer.gate_dense.kernel,
+            layer.down_dense.kernel,
+            backbone.vision_tower.projector_in.kernel,
+            block.mlp.fc1.kernel,
+            block.mlp.fc2.kernel,
+            block.self_attn.query_dense.kernel,
+            block.self_attn.output_dense.kernel,
+        )
+    }
+    assert drawn and not matrices & drawn
+    monkeypatch.undo()
+
+    drawn = drawn_shapes(monkeypatch)
+    VisorBackbone.from_preset(base, load_weights=False, **uniform_layout(6))
+    matrices.remove(tuple(backbone.token_embedding.embeddings.shape))
+    assert matrices <= drawn
+
+
+def test_a_new_policy_is_drawn(base):
+    def policy(seed, **kwargs):
+        keras.utils.set_random_seed(seed)
+        backbone = VisorBackbone.from_preset(
+            base, **uniform_layout(6), policy_hidden_dim=8, **kwargs
+        )
+        return {
+            weight.path: keras.ops.convert_to_numpy(weight)
+            for weight in backbone.policy.weights
+        }
+
+    first, again, other = policy(0), policy(0), policy(1)
+    for path, value in first.items():
+        np.testing.assert_array_equal(value, again[path])
+        if path.endswith(("routing_token", "kernel")):
+            assert 0.01 < value.std() < 1
+            assert not np.array_equal(value, other[path])
+    # Beside it, everything is as without weights.
+    unset = policy(0, load_weights=False)
+    assert unset.keys() == first.keys()
+    for path, value in unset.items():
+        assert (value.std() > 0) == (first[path].std() > 0)
 
 
 def test_unknown_names(monkeypatch):
