@@ -6,6 +6,7 @@ from pathlib import Path
 
 from keras_visor.datasets._tfds import tfds
 from keras_visor.datasets.public.data_file import check_fields
+from keras_visor.datasets.public.data_file import number_questions
 from keras_visor.datasets.public.data_file import read_json
 from keras_visor.datasets.public.image_folder import ImageFolder
 from keras_visor.datasets.public.question_builder import Question
@@ -42,6 +43,8 @@ class ChartQA(QuestionBuilder):
     Example:
 
     ```python
+    import tensorflow_datasets as tfds
+
     import keras_visor.datasets.public.chartqa
 
     builder = keras_visor.datasets.public.chartqa.ChartQA(config="human")
@@ -102,11 +105,8 @@ class ChartQA(QuestionBuilder):
         images = ImageFolder(folder / split / "png")
         for source in self.builder_config.sources:
             path = folder / split / f"{split}_{source}.json"
-            entries = read_json(path)
-            if not isinstance(entries, list):
-                raise ValueError(f"{path} must hold a list.")
-            for number, entry in enumerate(entries, start=1):
-                where = f"{path}, question {number}"
+            questions = number_questions(read_json(path), path)
+            for number, (where, entry) in enumerate(questions, start=1):
                 check_fields(entry, where, _FIELDS)
                 yield Question(
                     id=f"{source}/{number}",

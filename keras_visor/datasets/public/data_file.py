@@ -6,14 +6,17 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from pathlib import Path
 from types import GenericAlias
+from types import UnionType
 from typing import Any
 
+_Type = type | GenericAlias | UnionType
 _NAMES = {
     str: "a string",
     int: "an integer",
     list: "a list",
     dict: "an object",
     object: "a string or a number",
+    str | None: "a string or null",
 }
 
 
@@ -47,6 +50,26 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, Any]]:
         yield where, _parse(line, where)
 
 
+def number_questions(entries: Any, path: Path) -> Iterator[tuple[str, Any]]:
+    """Goes through the questions of a file.
+
+    Args:
+        entries: object. What should be a list of questions.
+        path: path. Where they were read.
+
+    Yields:
+        Where each question stands, to be named in errors, and the question.
+
+    Raises:
+        ValueError: if `entries` is not a list, or is empty.
+    """
+    _check_type(entries, list, path)
+    if not entries:
+        raise ValueError(f"{path} holds no questions.")
+    for number, entry in enumerate(entries, start=1):
+        yield f"{path}, question {number}", entry
+
+
 def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
@@ -68,7 +91,7 @@ def _parse(text: str, where: Path | str) -> Any:
 def check_fields(
     entry: Any,
     where: Path | str,
-    used: Mapping[str, type | GenericAlias],
+    used: Mapping[str, _Type],
     unused: Collection[str] = (),
 ) -> None:
     """Checks that an object has the published fields and no others.
@@ -77,7 +100,7 @@ def check_fields(
         entry: object. What was read.
         where: path or string. Where it stands, to be named in errors.
         used: mapping from the fields that are read to their types: `str`,
-            `int`, `list`, `dict`, `list[str]`, or `object` for any.
+            `str | None`, `int`, `list`, `list[str]`, or `object` for any.
         unused: collection of strings. Fields that are published too, and may
             be absent.
 
@@ -113,9 +136,7 @@ def check_value(entry: Mapping, name: str, expected: str, where: Path) -> None:
         )
 
 
-def _check_type(
-    value: Any, kind: type | GenericAlias, where: Path | str
-) -> None:
+def _check_type(value: Any, kind: _Type, where: Path | str) -> None:
     if kind == list[str]:
         _check_type(value, list, where)
         for index, item in enumerate(value):

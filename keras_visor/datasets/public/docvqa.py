@@ -6,6 +6,7 @@ from pathlib import Path
 from keras_visor.datasets._tfds import tfds
 from keras_visor.datasets.public.data_file import check_fields
 from keras_visor.datasets.public.data_file import check_value
+from keras_visor.datasets.public.data_file import number_questions
 from keras_visor.datasets.public.data_file import read_json
 from keras_visor.datasets.public.image_folder import ImageFolder
 from keras_visor.datasets.public.question_builder import Question
@@ -17,7 +18,7 @@ _FILES = {
     "test": "test_v1.0.json",
 }
 _SPLITS = {"train": "train", "validation": "val", "test": "test"}
-_HEADER = {"dataset_split": str, "dataset_version": object, "data": list}
+_HEADER = {"dataset_split": str, "dataset_version": object, "data": object}
 _FIELDS = {"questionId": int, "question": str, "image": str}
 _UNUSED_FIELDS = (
     "question_types",
@@ -42,6 +43,8 @@ class DocVQA(QuestionBuilder):
     Example:
 
     ```python
+    import tensorflow_datasets as tfds
+
     import keras_visor.datasets.public.docvqa
 
     builder = keras_visor.datasets.public.docvqa.DocVQA()
@@ -97,8 +100,7 @@ class DocVQA(QuestionBuilder):
         else:
             unused = (*unused, "answers")
         images = ImageFolder(folder / "spdocvqa_images")
-        for number, entry in enumerate(content["data"], start=1):
-            where = f"{path}, question {number}"
+        for where, entry in number_questions(content["data"], path):
             check_fields(entry, where, used, unused)
             answers = entry["answers"] if has_answers else []
             if has_answers and not answers:

@@ -33,9 +33,9 @@ class Pope(QuestionBuilder):
 
     Half of the questions name an object that is not there: a random one, a
     popular one of the whole set, or one that often comes with those there
-    (`"adversarial"`). Each is a config; `"all"`, the default, has all three.
-    There is one split, `"test"`. An example's id is its kind and number, such
-    as `"random/1"`.
+    (`"adversarial"`). Each is a config, as POPE reports them; `"all"`, the
+    default, has all three, as lmms-eval scores them. There is one split,
+    `"test"`. An example's id is its kind and number, such as `"random/1"`.
 
     See `QuestionBuilder` for what an example holds, and
     `keras_visor.datasets.pope_scores` for the metric.
@@ -43,6 +43,8 @@ class Pope(QuestionBuilder):
     Example:
 
     ```python
+    import tensorflow_datasets as tfds
+
     import keras_visor.datasets.public.pope
 
     builder = keras_visor.datasets.public.pope.Pope(config="adversarial")

@@ -1,6 +1,7 @@
 """What the builders of the public data sets have in common."""
 
 import abc
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,16 @@ class QuestionBuilder(
     `"responses"` (what to train on) and `"group"` (`"easy"` or `"hard"`).
     `"prompts"`, `"images"` and `"responses"` are what `fit` and `generate`
     take. A subclass gives the texts below and `_split_questions`.
+
+    Example:
+
+    ```python
+    columns = ("prompts", "images", "responses")
+    dataset = builder.as_dataset("train")
+    dataset = dataset.map(lambda x: {name: x[name] for name in columns})
+    # The images are of many sizes.
+    lm.fit(dataset.ragged_batch(8))
+    ```
     """
 
     # Inferring it takes importlib_resources, which tensorflow_datasets 4.9.10
@@ -76,7 +87,8 @@ class QuestionBuilder(
         folder = Path(dl_manager.manual_dir) / self.name
         if not folder.is_dir():
             raise FileNotFoundError(
-                f"{folder} is missing. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+                f"{folder} is missing.\n"
+                + inspect.cleandoc(self.MANUAL_DOWNLOAD_INSTRUCTIONS)
             )
         return {
             split: self._generate_examples(questions)

@@ -18,10 +18,10 @@ _FIELDS = {
     "choices": list[str],
     "answer": int,
     "hint": str,
+    "image": str | None,
     "split": str,
 }
 _UNUSED_FIELDS = (
-    "image",
     "task",
     "grade",
     "subject",
@@ -48,6 +48,8 @@ class ScienceQA(QuestionBuilder):
     Example:
 
     ```python
+    import tensorflow_datasets as tfds
+
     import keras_visor.datasets.public.scienceqa
 
     builder = keras_visor.datasets.public.scienceqa.ScienceQA()
@@ -130,14 +132,13 @@ class ScienceQA(QuestionBuilder):
                     f"{where}, field `answer`, must be from 0 to "
                     f"{len(choices) - 1}. Received: {answer}"
                 )
-            image = problem.get("image")
-            if image is None:
+            if problem["image"] is None:
                 continue
             letter = string.ascii_uppercase[answer]
             yield Question(
                 id=id_,
                 text=_question(problem),
-                image=images.find(f"{id_}/{image}", where),
+                image=images.find(f"{id_}/{problem['image']}", where),
                 answers=[letter],
                 response=letter,
             )

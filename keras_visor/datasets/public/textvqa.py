@@ -7,6 +7,7 @@ from pathlib import Path
 from keras_visor.datasets._tfds import tfds
 from keras_visor.datasets.public.data_file import check_fields
 from keras_visor.datasets.public.data_file import check_value
+from keras_visor.datasets.public.data_file import number_questions
 from keras_visor.datasets.public.data_file import read_json
 from keras_visor.datasets.public.image_folder import ImageFolder
 from keras_visor.datasets.public.question_builder import Question
@@ -15,7 +16,7 @@ from keras_visor.datasets.public.question_builder import QuestionBuilder
 _VERSION = "0.5.1"
 _SPLITS = {"train": "train", "validation": "val", "test": "test"}
 _NUM_ANSWERS = 10
-_HEADER = {"dataset_type": str, "dataset_version": object, "data": list}
+_HEADER = {"dataset_type": str, "dataset_version": object, "data": object}
 _FIELDS = {"question_id": int, "image_id": str, "question": str}
 _UNUSED_FIELDS = (
     "question_tokens",
@@ -42,6 +43,8 @@ class TextVQA(QuestionBuilder):
     Example:
 
     ```python
+    import tensorflow_datasets as tfds
+
     import keras_visor.datasets.public.textvqa
 
     builder = keras_visor.datasets.public.textvqa.TextVQA()
@@ -105,8 +108,7 @@ class TextVQA(QuestionBuilder):
         images = ImageFolder(
             folder / ("train_images" if has_answers else "test_images")
         )
-        for number, entry in enumerate(content["data"], start=1):
-            where = f"{path}, question {number}"
+        for where, entry in number_questions(content["data"], path):
             check_fields(entry, where, used, unused)
             answers = entry["answers"] if has_answers else []
             if has_answers and len(answers) != _NUM_ANSWERS:

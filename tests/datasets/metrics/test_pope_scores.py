@@ -34,7 +34,7 @@ def test_scores():
         "no",
         "No",
         "No.",
-        "No, there is no dog.",
+        "No, there is none.",
         " no\n",
         "There is not a dog in the image",
         "I see no dog. Yes.",

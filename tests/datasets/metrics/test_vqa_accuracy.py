@@ -74,6 +74,8 @@ def test_does_not_count_as_equal(prediction, answer):
         ("(a)", ""),
         # ... but where it touches a space anywhere, it is gone everywhere.
         ("a-b -c", "ab c"),
+        # A space that other punctuation left does not make it so.
+        ("x-/y-z", "x y z"),
         ("12:30", "12:30"),
         # With its apostrophe an 's is set apart, without it is put in.
         ("mcdonald's", "mcdonald 's"),

@@ -64,7 +64,8 @@ def test_splits_and_configs(folder, read):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({}, "must hold a list"),
+        ({}, "must be a list"),
+        ([], "holds no questions"),
         (
             [{**entry("1.png", "a?", "b"), "type": "pie"}],
             "1 has an unknown.*ty",

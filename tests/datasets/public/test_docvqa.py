@@ -78,7 +78,8 @@ def test_answers_of_the_test_split_are_not_public(folder, read):
         ({"dataset_version": "2.0"}, "dataset_version '1.0'.*'2.0'"),
         ({"dataset_split": "train"}, "dataset_split 'val'.*'train'"),
         ({"licence": "none"}, "unknown field `licence`"),
-        ({"data": {}}, "field `data`, must be a list"),
+        ({"data": {}}, "must be a list"),
+        ({"data": []}, "holds no questions"),
     ],
 )
 def test_names_another_version(folder, read, change, message):

@@ -101,6 +101,7 @@ def test_only_problems_with_a_picture(folder, read):
         ({"answer": "B"}, "field `answer`, must be an integer.*'B'"),
         ({"split": "test"}, "field `split`, must be 'val'.*'test'"),
         ({"hint": None}, "field `hint`, must be a string"),
+        ({"image": 5}, "field `image`, must be a string or null.*5"),
     ],
 )
 def test_names_what_is_wrong_in_a_problem(folder, read, change, message):
