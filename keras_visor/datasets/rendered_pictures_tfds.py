@@ -7,15 +7,8 @@ data set `rendered_pictures`.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from keras_visor.datasets._tfds import tfds
 from keras_visor.datasets.rendered_pictures import RenderedPictures
-
-try:
-    import tensorflow_datasets as tfds
-except ImportError as error:
-    raise ImportError(
-        "keras_visor.datasets.rendered_pictures_tfds needs "
-        "tensorflow_datasets: pip install 'keras-visor[datasets]'"
-    ) from error
 
 
 @dataclass(kw_only=True)

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from keras_visor.datasets.metrics.checks import check_strings
+
 
 def exact_match(predictions: Sequence[str], answers: Sequence[str]) -> float:
     """Returns the fraction of predictions that are equal to their answers.
@@ -45,7 +47,7 @@ def exact_match_by_family(
         defines it.
     """
     hits = _hits(predictions, answers)
-    _check_strings("families", families)
+    check_strings("families", families)
     if len(families) != len(hits):
         raise ValueError(
             "`families` and `answers` must have the same length. "
@@ -58,8 +60,8 @@ def exact_match_by_family(
 
 
 def _hits(predictions: Sequence[str], answers: Sequence[str]) -> list[bool]:
-    _check_strings("predictions", predictions)
-    _check_strings("answers", answers)
+    check_strings("predictions", predictions)
+    check_strings("answers", answers)
     if len(predictions) != len(answers):
         raise ValueError(
             "`predictions` and `answers` must have the same length. Received: "
@@ -75,18 +77,3 @@ def _hits(predictions: Sequence[str], answers: Sequence[str]) -> list[bool]:
 
 def _normalise(text: str) -> str:
     return " ".join(text.split()).casefold()
-
-
-def _check_strings(name: str, texts: Sequence[str]) -> None:
-    # A lone string would otherwise be compared letter by letter.
-    if isinstance(texts, str):
-        raise TypeError(
-            f"`{name}` must be a sequence of strings. "
-            f"Received: {name}={texts!r}"
-        )
-    for text in texts:
-        if not isinstance(text, str):
-            raise TypeError(
-                f"`{name}` must hold strings. Received: {text!r} "
-                f"of type {type(text).__name__}"
-            )
