@@ -1,6 +1,7 @@
 """Training the policy, the rest of the model frozen."""
 
 import os
+from collections.abc import Iterable
 from collections.abc import Sequence
 
 import keras
@@ -30,6 +31,8 @@ def train_policy(
     slack: float = 0.01,
     balanced: bool = True,
     hidden_dim: int | None = None,
+    groups: Sequence[str] | None = None,
+    held_out: Iterable[str] = (),
     num_steps: int = 1000,
     batch_size: int = 32,
     learning_rate: float
@@ -60,6 +63,11 @@ def train_policy(
             they are. Defaults to `True`.
         hidden_dim: int. Width of the policy's hidden layer, for a model that
             has no policy yet. Defaults to `None`: a quarter of the decoder's.
+        groups: sequence of strings, one a sample: its data set, say. Defaults
+            to `None`: no groups.
+        held_out: iterable of strings. The groups not to train on, to see how
+            the policy fares on what it does not know, see `evaluate_routing`.
+            Defaults to none.
         num_steps: int. Defaults to `1000`.
         batch_size: int. Defaults to `32`.
         learning_rate: float or `LearningRateSchedule`. Defaults to `1e-3`.
@@ -103,14 +111,23 @@ def train_policy(
             f"`scores` must be of {len(prompts)} samples and "
             f"{len(lm.backbone.budgets)} budgets. Received: shape {right.shape}"
         )
+    rows = rows_to_train(len(prompts), groups, held_out)
     if rule == "argmax":
         targets = pseudo_labels(scores, slack).astype("int32")
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        targets = targets[rows]
         weights = class_weights(targets) if balanced else None
     else:
-        targets = right.astype("float32")
+        targets = right[rows].astype("float32")
         loss = keras.losses.BinaryCrossentropy(from_logits=True)
         weights = None
+    images = samples.get("images")
+    columns = {
+        "prompts": [prompts[row] for row in rows],
+        "images": None if images is None else [images[row] for row in rows],
+        "targets": targets,
+        "weights": weights,
+    }
     if lm.backbone.policy is None:
         lm = with_policy(lm, hidden_dim)
     model = RoutingModel(lm)
@@ -118,12 +135,7 @@ def train_policy(
         model.compile(keras.optimizers.Adam(learning_rate), loss)
         fit(
             model,
-            {
-                "prompts": prompts,
-                "images": samples.get("images"),
-                "targets": targets,
-                "weights": weights,
-            },
+            columns,
             num_steps=num_steps,
             directory=directory,
             batch_size=batch_size,
@@ -144,6 +156,28 @@ def class_weights(labels: Sequence[int]) -> np.ndarray:
     return (len(labels) / (np.count_nonzero(counts) * counts[labels])).astype(
         "float32"
     )
+
+
+def rows_to_train(
+    count: int, groups: Sequence[str] | None, held_out: Iterable[str]
+) -> list[int]:
+    """The samples of the groups that are not held out."""
+    held_out = set(held_out)
+    if groups is None and not held_out:
+        return list(range(count))
+    if groups is None or len(groups) != count:
+        raise ValueError(
+            f"`groups` must have one entry for each of the {count} samples. "
+            f"Received: {None if groups is None else len(groups)}"
+        )
+    unknown = sorted(held_out - set(groups))
+    rows = [row for row in range(count) if groups[row] not in held_out]
+    if unknown or not rows:
+        raise ValueError(
+            "`held_out` must be some of `groups`, not all. Received: "
+            f"held_out={sorted(held_out)}, groups={sorted(set(groups))}"
+        )
+    return rows
 
 
 class RoutingModel(keras.Model):

@@ -34,7 +34,8 @@ def read_shard(path: pathlib.Path, origin: dict) -> list[dict]:
             `origin`; the message has its name.
     """
     try:
-        header, *lines = path.read_text(encoding="utf-8").splitlines()
+        # Not `splitlines`: an answer may hold Unicode's other line ends.
+        header, *lines = path.read_text(encoding="utf-8")[:-1].split("\n")
         header = json.loads(header)
         digest = header.pop("digest")
         rows = [json.loads(line) for line in lines]

@@ -41,7 +41,10 @@ def search_subnetworks(
     metric: Callable[[Sequence[str], Sequence[Any]], float] = exact_match,
     strategy: str = "auto",
     beam_width: int = 2,
-    **kwargs,
+    max_length: int | None = None,
+    batch_size: int = 16,
+    shard_size: int = 512,
+    verbose: bool = True,
 ) -> list[Subnetwork]:
     """Try out subsets of the self-attention layers on validation data.
 
@@ -61,8 +64,10 @@ def search_subnetworks(
             64 subsets. Defaults to `"auto"`.
         beam_width: int. How many subsets of a size the beam search goes on
             with; 1 is greedy. Defaults to `2`.
-        **kwargs: `max_length`, `batch_size`, `shard_size` and `verbose` of
-            `score_budgets`.
+        max_length: int. See `score_budgets`.
+        batch_size: int. Defaults to `16`.
+        shard_size: int. Samples of a file. Defaults to `512`.
+        verbose: bool. Whether to show the progress. Defaults to `True`.
 
     Returns:
         A list of `Subnetwork`, by their number of layers, then in the order
@@ -102,9 +107,12 @@ def search_subnetworks(
             lm,
             subsets,
             samples,
-            None if directory is None else pathlib.Path(directory) / name,
+            directory and pathlib.Path(directory) / name,
             metric,
-            kwargs,
+            max_length=max_length,
+            batch_size=batch_size,
+            shard_size=shard_size,
+            verbose=verbose,
         )
 
     if strategy == "auto":
@@ -167,7 +175,7 @@ def _worth(subnetwork):
     return -subnetwork.score, tuple(-layer for layer in subnetwork.layers)
 
 
-def _evaluate(lm, subsets, samples, directory, metric, kwargs):
+def _evaluate(lm, subsets, samples, directory, metric, **kwargs):
     candidate = with_budgets(lm, subsets)
     scores = score_budgets(candidate, samples, directory, metric, **kwargs)
     flops = scores.flops(candidate.backbone).mean(axis=0)
