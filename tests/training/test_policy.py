@@ -85,7 +85,7 @@ def test_a_separable_toy_is_learned(load_small, samples, weights_of, rule):
     if rule == "argmax":
         _, report = lm.generate(
             {name: samples[name] for name in ("prompts", "images")},
-            max_length=17,
+            max_length=24,
             return_report=True,
         )
         assert report["budget"].tolist() == [0, 1] * 5

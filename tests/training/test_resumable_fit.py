@@ -5,6 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
+from keras import ops
 
 from keras_visor.training import adamw
 from keras_visor.training import fit
@@ -49,20 +50,20 @@ def run(lm, samples, directory=None, **arguments):
     )
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(load_small, samples, weights_of):
+def test_interrupted_and_resumed(load_small, samples, weights_of, tmp_path):
     lm = compiled(load_small)
+    lm.optimizer.build(lm.trainable_variables)
+    start = [
+        (v, np.array(ops.convert_to_numpy(v)))
+        for v in (*lm.weights, *lm.optimizer.variables)
+    ]
     history = run(lm, samples)
-    return history, weights_of(lm)
-
-
-def test_interrupted_and_resumed(
-    load_small, samples, weights_of, uninterrupted, tmp_path
-):
-    history, weights = uninterrupted
+    weights = weights_of(lm)
     assert len(history["loss"]) == 4
     assert len(set(history["loss"])) == 4
-    lm = compiled(load_small)
+
+    for variable, value in start:
+        variable.assign(value)
     with pytest.raises(KeyboardInterrupt):
         run(lm, samples, tmp_path, callbacks=[Interrupt(5)])
     assert json.loads((tmp_path / "progress.json").read_text())["step"] == 4
@@ -104,44 +105,55 @@ def check_refusals(load_small, samples, directory):
         run(lm, samples, directory)
 
 
+class Recorder(keras.Model):
+    """Notes what `fit` is asked to do."""
+
+    def __init__(self):
+        super().__init__()
+        self.epochs = []
+        self.batches = []
+
+    def fit(self, x, initial_epoch, epochs, callbacks, shuffle):
+        assert (shuffle, epochs) == (False, 3)
+        self.epochs.append(initial_epoch)
+        tf_data = hasattr(x, "as_numpy_iterator")
+        self.batches += list(
+            x.as_numpy_iterator()
+            if tf_data
+            else map(x.__getitem__, range(len(x)))
+        )
+        history = keras.callbacks.History()
+        history.history = {"loss": [0.5]}
+        return history
+
+
 def test_what_a_batch_is(samples):
     """Each step has the samples and the budget that it should have."""
-    seen = []
-
-    class Recorder(keras.Model):
-        def fit(self, x, initial_epoch, epochs, callbacks, shuffle):
-            assert (shuffle, epochs) == (False, 3)
-            seen.append((initial_epoch, [x[i] for i in range(len(x))]))
-            history = keras.callbacks.History()
-            history.history = {"loss": [0.5]}
-            return history
-
-    history = fit(
-        Recorder(), samples, 5, batch_size=4, save_every=2, shares=SHARES
-    )
+    model = Recorder()
+    history = fit(model, samples, 5, batch_size=4, save_every=2, shares=SHARES)
     assert history == {"loss": [0.5, 0.5, 0.5]}
-    assert [epoch for epoch, _ in seen] == [0, 1, 2]
-    batches = [batch for _, stretch in seen for batch in stretch]
+    assert model.epochs == [0, 1, 2]
+    batches = model.batches
     assert [len(batch["prompts"]) for batch in batches] == [4, 4, 2, 4, 4]
+    prompts = [id(i) for batch in batches[:3] for i in batch["images"]]
+    assert sorted(prompts) == sorted(map(id, samples["images"]))
     assert [batch["budget"][0] for batch in batches] == [
         draw_budget(SHARES, 0, step) for step in range(5)
     ]
 
 
-def test_tf_data_goes_on_where_it_was(load_small, samples, tmp_path):
-    """A dataset of tf.data starts again when it ends."""
+def test_tf_data_starts_again_when_it_ends():
     import tensorflow as tf
 
-    dataset = tf.data.Dataset.from_tensor_slices(
-        {name: np.array(column) for name, column in samples.items()}
-    ).batch(5)
-    lm = load_small()
-    lm.compile(optimizer=keras.optimizers.SGD(0.0))
-    arguments = {"save_every": 1, "verbose": 0}
-    losses = fit(lm, dataset, 3, tmp_path, **arguments)["loss"]
-    assert losses[0] == losses[2] != losses[1]
-    again = fit(lm, dataset, 4, tmp_path, **arguments)["loss"]
-    assert again == [*losses, losses[1]]
+    columns = {"prompts": ["a", "b", "c"]}
+    dataset = tf.data.Dataset.from_tensor_slices(columns).batch(2)
+    model = Recorder()
+    fit(model, dataset, 5, save_every=2, shares=SHARES)
+    prompts = [batch["prompts"].tolist() for batch in model.batches]
+    assert prompts == [[b"a", b"b"], [b"c"]] * 2 + [[b"a", b"b"]]
+    assert [batch["budget"][0] for batch in model.batches] == [
+        draw_budget(SHARES, 0, step) for step in range(5)
+    ]
 
 
 @pytest.mark.parametrize("name", ["num_steps", "batch_size", "save_every"])
