@@ -51,7 +51,8 @@ def train_policy(
         lm: `VisorCausalLM` with its preprocessor.
         samples: dict of columns `prompts` and, if wanted, `images`, the
             samples of `scores`.
-        scores: `BudgetScores`, see `score_budgets`.
+        scores: `BudgetScores`, see `score_budgets`, or an array (samples,
+            budgets).
         rule: `"argmax"` learns the label, the cheapest budget that is right,
             by cross-entropy. `"tolerance"` learns for each budget whether it
             is right, and the cheapest that is about as likely right as the
@@ -89,13 +90,11 @@ def train_policy(
     picture = keras_visor.datasets.RenderedPictures("train", 1).example(0)
     samples = {
         "prompts": picture["questions"][:2],
-        "responses": picture["answers"][:2],
         "images": [picture["image"]] * 2,
     }
     lm = keras_visor.VisorCausalLM.from_preset("visor_tiny_en")
-    scores = keras_visor.training.score_budgets(lm, samples, max_length=64)
+    scores = [[1.0, 1.0, 1.0], [0.0, 1.0, 1.0]]  # see `score_budgets`
     lm = keras_visor.training.train_policy(lm, samples, scores, num_steps=2)
-    lm.generate("what colour is the sky?", max_length=64, budget="auto")
     ```
     """
     if rule not in RULES:

@@ -87,8 +87,6 @@ def search_subnetworks(
             "responses": picture["answers"][:2],
             "images": [picture["image"]] * 2,
         },
-        strategy="beam",
-        beam_width=1,
         max_length=64,
     )
     budgets = keras_visor.training.viable_budgets(found)

@@ -79,24 +79,26 @@ def files(lm, columns, whole, tmp_path_factory):
 def test_scores_are_those_of_generate(lm, columns, whole):
     assert whole.budgets == lm.backbone.budgets == [[], [1]]
     assert whole.scores.shape == (6, 2)
-    for row in range(6):
+    for rows in ([1, 0], [3, 2], [5, 4]):
+        inputs = {
+            name: [columns[name][row] for row in rows]
+            for name in ("prompts", "images")
+        }
         for budget in range(2):
-            image = columns["images"][row]
-            (answer,), report = lm.generate(
-                {
-                    "prompts": [columns["prompts"][row]],
-                    "images": [image],
-                },
+            answers, report = lm.generate(
+                inputs,
                 max_length=MAX_LENGTH,
                 strip_prompt=True,
                 budget=budget,
                 return_report=True,
             )
-            assert whole.answers[row][budget] == answer
-            expected = graded([answer], [columns["responses"][row]])
-            assert whole.scores[row, budget] == expected
-        assert whole.text_tokens[row] == report["text_tokens"][0]
-        assert whole.vision_tokens[row] == report["vision_tokens"][0]
+            for row, answer in zip(rows, answers, strict=True):
+                assert whole.answers[row][budget] == answer
+                expected = graded([answer], [columns["responses"][row]])
+                assert whole.scores[row, budget] == expected
+        for name in ("text_tokens", "vision_tokens"):
+            found = getattr(whole, name)[rows]
+            np.testing.assert_array_equal(found, report[name])
     # The budgets do not all say the same.
     assert any(first != second for first, second in whole.answers)
     assert whole.vision_tokens[2] == 0 < whole.vision_tokens[3]

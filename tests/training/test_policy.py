@@ -2,6 +2,7 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -61,13 +62,21 @@ def test_it_is_what_generate_runs(with_untrained, samples):
 
 @pytest.mark.parametrize("rule", ["argmax", "tolerance"])
 def test_a_separable_toy_is_learned(load_small, samples, weights_of, rule):
+    keras.utils.set_random_seed(0)  # The policy's first weights.
     original = load_small()
     original.backbone.decoder_layers[0].trainable = False
     before = weights_of(original)
     trainable = [weight.trainable for weight in original.weights]
 
     lm = train(
-        original, samples, SCORES, rule=rule, learning_rate=0.02, hidden_dim=8
+        original,
+        samples,
+        SCORES,
+        rule=rule,
+        learning_rate=0.02,
+        hidden_dim=8,
+        num_steps=100,
+        save_every=100,
     )
     assert (original.backbone.policy, lm.backbone.policy_hidden_dim) == (
         None,
@@ -78,9 +87,10 @@ def test_a_separable_toy_is_learned(load_small, samples, weights_of, rule):
     if rule == "tolerance":
         # Probabilities: the full budget is always right.
         right = 1 / (1 + np.exp(-logits))
-        np.testing.assert_allclose(right, SCORES, atol=0.25)
+        np.testing.assert_allclose(right, SCORES, atol=0.35)
         set_policy_rule(lm, "tolerance", 0.4)
-    assert lm.backbone.policy.choose(logits).tolist() == [0, 1] * 5
+    chosen = ops.convert_to_numpy(lm.backbone.policy.choose(logits))
+    assert chosen.tolist() == [0, 1] * 5
 
     if rule == "argmax":
         _, report = lm.generate(
