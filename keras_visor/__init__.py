@@ -4,6 +4,7 @@ from keras_visor import analysis
 from keras_visor import checkpoints
 from keras_visor import datasets
 from keras_visor import layers
+from keras_visor import training
 from keras_visor.layers.budget_policy import BudgetPolicy
 from keras_visor.layers.cross_attention import VisorCrossAttention
 from keras_visor.layers.layout import uniform_layout
@@ -34,5 +35,6 @@ __all__ = [
     "checkpoints",
     "datasets",
     "layers",
+    "training",
     "uniform_layout",
 ]

@@ -25,6 +25,9 @@ if keras.config.backend() != "jax":
         "datasets",
         "preprocessing",
         "test_reference.py",
+        "training/test_pseudo_labels.py",
+        "training/test_score_shards.py",
+        "training/test_steps.py",
     ]
 
 

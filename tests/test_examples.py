@@ -30,6 +30,7 @@ def documented():
         keras_visor.checkpoints,
         keras_visor.datasets,
         keras_visor.layers,
+        keras_visor.training,
     )
     objects = {
         getattr(module, name) for module in modules for name in module.__all__

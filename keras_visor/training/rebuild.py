@@ -1,0 +1,145 @@
+"""The same weights with other budgets, or with a policy."""
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_visor.layers.budget_policy import RULES
+from keras_visor.models.visor_causal_lm import VisorCausalLM
+from keras_visor.training.checks import check_positive
+
+
+def with_budgets(
+    lm: VisorCausalLM, budgets: Sequence[Sequence[int]]
+) -> VisorCausalLM:
+    """A copy of a model whose viable budgets are others.
+
+    They are in the backbone's config, so that presets and exports hold them.
+    A policy chose among the old ones, and is left behind.
+
+    Args:
+        lm: `VisorCausalLM`.
+        budgets: list of lists of int. Subsets of the self-attention layers
+            from the cheapest to the dearest.
+
+    Returns:
+        A `VisorCausalLM` with weights of its own, compiled afresh.
+
+    Raises:
+        ValueError: Budgets that the model cannot have.
+
+    Example:
+    ```python
+    lm = keras_visor.VisorCausalLM.from_preset("visor_tiny_en")
+    lm = keras_visor.training.with_budgets(lm, [[], [1, 4]])
+    lm.backbone.budgets
+    ```
+    """
+    return _rebuild(
+        lm,
+        budgets=[list(budget) for budget in budgets],
+        policy_hidden_dim=None,
+        policy_rule="argmax",
+        policy_tolerance=0.0,
+    )
+
+
+def with_policy(
+    lm: VisorCausalLM, hidden_dim: int | None = None
+) -> VisorCausalLM:
+    """A copy of a model with a new, untrained policy.
+
+    Args:
+        lm: `VisorCausalLM`. If it has a policy, the copy's replaces it.
+        hidden_dim: int. Width of the policy's hidden layer. Defaults to
+            `None`: a quarter of the decoder's.
+
+    Returns:
+        A `VisorCausalLM` with weights of its own, compiled afresh.
+
+    Example:
+    ```python
+    lm = keras_visor.VisorCausalLM.from_preset("visor_tiny_en")
+    lm = keras_visor.training.with_policy(lm, hidden_dim=32)
+    lm.backbone.policy
+    ```
+    """
+    if hidden_dim is None:
+        hidden_dim = max(1, lm.backbone.hidden_dim // 4)
+    check_positive(hidden_dim=hidden_dim)
+    return _rebuild(
+        lm,
+        policy_hidden_dim=hidden_dim,
+        policy_rule="argmax",
+        policy_tolerance=0.0,
+    )
+
+
+def set_policy_rule(
+    lm: VisorCausalLM, rule: str, tolerance: float = 0.0
+) -> None:
+    """Change how a policy's logits choose a budget; nothing is trained.
+
+    Args:
+        lm: `VisorCausalLM` with a policy.
+        rule: `"argmax"` or `"tolerance"`, see `BudgetPolicy`.
+        tolerance: float. How much less likely than the full budget a cheaper
+            one may be to answer right. The larger, the cheaper. Defaults to
+            `0.0`.
+
+    Raises:
+        ValueError: No policy, no such rule, or a tolerance below 0.
+    """
+    backbone = lm.backbone
+    if backbone.policy is None:
+        raise ValueError(
+            "`lm` must have a policy, see `train_policy`. Received a model "
+            "with policy_hidden_dim=None."
+        )
+    if rule not in RULES:
+        raise ValueError(
+            f"`rule` must be one of {RULES}. Received: rule={rule!r}"
+        )
+    if not tolerance >= 0:
+        raise ValueError(
+            f"`tolerance` must be 0 or more. Received: tolerance={tolerance}"
+        )
+    backbone.policy_rule = backbone.policy.rule = rule
+    backbone.policy_tolerance = backbone.policy.tolerance = float(tolerance)
+
+
+def _rebuild(lm, **changes):
+    old = lm.backbone
+    config = {**old.get_config(), **changes}
+    # As an object it keeps its dtype; `from_config` would hand it ours.
+    config["vision_encoder"] = keras.saving.deserialize_keras_object(
+        config["vision_encoder"]
+    )
+    new = type(old).from_config(config)
+    weights, values = _without_policy(new), _without_policy(old)
+    if [w.shape for w in weights] != [v.shape for v in values]:
+        raise ValueError(
+            "`lm` must have the weights that its config says. Received "
+            f"{len(values)} weights where {len(weights)} belong: merge LoRA "
+            "first, by saving the model and loading it."
+        )
+    for weight, value in zip(weights, values, strict=True):
+        # A copy: on JAX training gives up the buffers it starts from.
+        weight.assign(np.array(ops.convert_to_numpy(value)))
+    preprocessor = lm.preprocessor
+    if preprocessor is not None:
+        # One of its own: the number of budgets is kept there too.
+        preprocessor = type(preprocessor)(
+            tokenizer=preprocessor.tokenizer,
+            image_converter=preprocessor.image_converter,
+            sequence_length=preprocessor.sequence_length,
+        )
+    return type(lm)(new, preprocessor)
+
+
+def _without_policy(backbone):
+    policy = backbone.policy
+    own = {id(w) for w in policy.weights} if policy is not None else set()
+    return [w for w in backbone.weights if id(w) not in own]

@@ -1,0 +1,201 @@
+"""What a policy's choices cost and are worth, and tuning them."""
+
+from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from keras import ops
+from rich.progress import track
+
+from keras_visor.models.visor_causal_lm import VisorCausalLM
+from keras_visor.training.budget_scores import BudgetScores
+from keras_visor.training.rebuild import set_policy_rule
+
+
+@dataclass(frozen=True)
+class Routing:
+    """How a group of samples fares when the policy chooses.
+
+    Attributes:
+        group: string.
+        count: int. Its samples.
+        score: float. The mean score at the budgets chosen.
+        full_score: float. The mean score at the full budget.
+        minimal_score: float. The mean score at the minimal budget.
+        flops: float. The mean FLOPs at the budgets chosen.
+        full_flops: float. The mean FLOPs at the full budget.
+        layers_on: float. The mean number of self-attention layers chosen.
+        held_out: bool. Whether the policy never trained on the group.
+    """
+
+    group: str
+    count: int
+    score: float
+    full_score: float
+    minimal_score: float
+    flops: float
+    full_flops: float
+    layers_on: float
+    held_out: bool
+
+
+def routing_logits(
+    lm: VisorCausalLM,
+    samples: dict,
+    batch_size: int = 32,
+    verbose: bool = True,
+) -> np.ndarray:
+    """The policy's logits of samples, float32 (samples, budgets).
+
+    Args:
+        lm: `VisorCausalLM` with a policy and its preprocessor.
+        samples: dict of columns `prompts` and, if wanted, `images`.
+        batch_size: int. Defaults to `32`.
+        verbose: bool. Whether to show the progress. Defaults to `True`.
+    """
+    columns = {
+        name: samples[name]
+        for name in ("prompts", "images")
+        if samples.get(name) is not None
+    }
+    starts = range(0, len(columns["prompts"]), batch_size)
+    logits = []
+    for start in track(starts, "Routing", disable=not verbose):
+        rows = slice(start, start + batch_size)
+        inputs = lm.preprocessor.generate_preprocess(
+            {name: column[rows] for name, column in columns.items()}
+        )
+        logits.append(
+            ops.convert_to_numpy(ops.cast(lm.route(inputs), "float32"))
+        )
+    return np.concatenate(logits)
+
+
+def evaluate_routing(
+    lm: VisorCausalLM,
+    logits: np.ndarray,
+    scores: BudgetScores,
+    groups: Sequence[str] | None = None,
+    held_out: Iterable[str] = (),
+) -> list[Routing]:
+    """Score and cost of the budgets that the policy chooses.
+
+    Nothing is generated: the scores of every budget are known.
+
+    Args:
+        lm: `VisorCausalLM` with a policy.
+        logits: float array (samples, budgets), see `routing_logits`.
+        scores: `BudgetScores` of the same samples.
+        groups: sequence of strings, one a sample: its data set, say. Defaults
+            to `None`: no groups.
+        held_out: iterable of strings. The groups on which the policy did not
+            train.
+
+    Returns:
+        A list of `Routing`: of all samples, then of each group by name.
+
+    Raises:
+        ValueError: Arguments of different samples, or an unknown group.
+    """
+    _check_policy(lm)
+    count = len(scores.scores)
+    groups = np.asarray(["all"] * count if groups is None else groups)
+    if len(logits) != count or len(groups) != count:
+        raise ValueError(
+            f"`logits` and `groups` must have a row for each of the {count} "
+            f"samples of `scores`. Received: {len(logits)} and {len(groups)}"
+        )
+    held_out = set(held_out)
+    unknown = sorted(held_out - set(groups.tolist()))
+    if unknown:
+        raise ValueError(
+            f"`held_out` must be among `groups`. Received: {unknown}"
+        )
+    chosen = _choose(lm, logits)
+    flops = scores.flops(lm.backbone)
+    layers = np.array([len(budget) for budget in scores.budgets])
+
+    def routing(name, rows):
+        picked = rows, chosen[rows]
+        return Routing(
+            group=name,
+            count=len(rows),
+            score=float(scores.scores[picked].mean()),
+            full_score=float(scores.scores[rows, -1].mean()),
+            minimal_score=float(scores.scores[rows, 0].mean()),
+            flops=float(flops[picked].mean()),
+            full_flops=float(flops[rows, -1].mean()),
+            layers_on=float(layers[chosen[rows]].mean()),
+            held_out=name in held_out,
+        )
+
+    names = [name for name in np.unique(groups).tolist() if name != "all"]
+    return [
+        routing("all", np.arange(count)),
+        *(routing(name, np.flatnonzero(groups == name)) for name in names),
+    ]
+
+
+def calibrate_tolerance(
+    lm: VisorCausalLM,
+    logits: np.ndarray,
+    scores: BudgetScores,
+    max_loss: float = 0.01,
+) -> list[tuple[float, Routing]]:
+    """Choose the tolerance of a policy on validation data.
+
+    The model's tolerance becomes the one of 0.00, 0.01, ... 1.00 that costs
+    least and keeps at least `1 - max_loss` of the full budget's score, or the
+    best score where none does. It can be changed at any time, see
+    `set_policy_rule`, to trade FLOPs for accuracy without training.
+
+    Args:
+        lm: `VisorCausalLM` whose policy was trained with the rule
+            "tolerance".
+        logits: float array (samples, budgets), see `routing_logits`, of
+            samples on which the policy did not train.
+        scores: `BudgetScores` of the same samples.
+        max_loss: float. Defaults to `0.01`.
+
+    Returns:
+        A list of `(tolerance, Routing)`, for every tolerance tried.
+
+    Raises:
+        ValueError: A policy of another rule, or a loss that is no share.
+    """
+    if lm.backbone.policy is None or lm.backbone.policy_rule != "tolerance":
+        raise ValueError(
+            '`lm` must have a policy with rule="tolerance". Received: '
+            f"policy_hidden_dim={lm.backbone.policy_hidden_dim}, "
+            f"policy_rule={lm.backbone.policy_rule!r}"
+        )
+    if not 0 <= max_loss <= 1:
+        raise ValueError(
+            f"`max_loss` must be from 0 to 1. Received: {max_loss}"
+        )
+    curve = []
+    for tolerance in np.linspace(0, 1, 101).round(2).tolist():
+        set_policy_rule(lm, "tolerance", tolerance)
+        curve.append((tolerance, evaluate_routing(lm, logits, scores)[0]))
+    enough = (1 - max_loss) * curve[0][1].full_score
+    good = [point for point in curve if point[1].score >= enough]
+    if good:
+        best = min(good, key=lambda point: point[1].flops)
+    else:
+        best = max(curve, key=lambda point: point[1].score)
+    set_policy_rule(lm, "tolerance", best[0])
+    return curve
+
+
+def _check_policy(lm):
+    if lm.backbone.policy is None:
+        raise ValueError(
+            "`lm` must have a policy, see `train_policy`. Received a model "
+            "with policy_hidden_dim=None."
+        )
+
+
+def _choose(lm, logits):
+    choice = lm.backbone.policy.choose(ops.convert_to_tensor(logits))
+    return ops.convert_to_numpy(choice)

@@ -1,0 +1,266 @@
+"""The policy learns, and nothing else does."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from model_checks import outputs
+
+from keras_visor import VisorCausalLM
+from keras_visor.training import policy
+from keras_visor.training import routing_logits
+from keras_visor.training import set_policy_rule
+from keras_visor.training import train_policy
+from keras_visor.training import with_budgets
+from keras_visor.training import with_policy
+from keras_visor.training.policy import RoutingModel
+from keras_visor.training.policy import class_weights
+
+# The first kind of `samples` is easy, the second needs the full budget.
+SCORES = np.array([[1.0, 1.0], [0.0, 1.0]] * 5)
+# Eight of ten are easy.
+RARE = np.array([[1.0, 1.0]] * 8 + [[0.0, 1.0], [0.5, 0.4]])
+RARE_LABELS = [0] * 8 + [1, 0]
+
+
+@pytest.fixture(scope="module")
+def with_untrained(load_small):
+    return with_policy(load_small(), hidden_dim=8)
+
+
+def routed(lm, samples):
+    """The policy's logits, as `generate` has them."""
+    columns = {name: samples[name] for name in ("prompts", "images")}
+    inputs = lm.preprocessor.generate_preprocess(columns)
+    return ops.convert_to_numpy(lm.route(inputs))
+
+
+def train(lm, samples, scores, **arguments):
+    arguments = {"num_steps": 40, "save_every": 40, **arguments}
+    return train_policy(
+        lm, samples, scores, batch_size=10, verbose=0, **arguments
+    )
+
+
+# === What it trains ===
+
+
+def test_it_is_what_generate_runs(with_untrained, samples):
+    lm = with_untrained
+    inputs = lm.preprocessor.generate_preprocess(
+        {name: samples[name][:3] for name in ("prompts", "images")}
+    )
+    np.testing.assert_allclose(
+        outputs(RoutingModel(lm), inputs),
+        routed(lm, {name: column[:3] for name, column in samples.items()}),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+
+
+@pytest.mark.parametrize("rule", ["argmax", "tolerance"])
+def test_a_separable_toy_is_learned(load_small, samples, weights_of, rule):
+    keras.utils.set_random_seed(0)  # The policy's first weights.
+    original = load_small()
+    original.backbone.decoder_layers[0].trainable = False
+    before = weights_of(original)
+    trainable = [weight.trainable for weight in original.weights]
+
+    lm = train(
+        original,
+        samples,
+        SCORES,
+        rule=rule,
+        learning_rate=0.02,
+        hidden_dim=8,
+        num_steps=100,
+        save_every=100,
+    )
+    assert (original.backbone.policy, lm.backbone.policy_hidden_dim) == (
+        None,
+        8,
+    )
+    assert lm.backbone.policy_rule == lm.backbone.policy.rule == rule
+    logits = routed(lm, samples)
+    if rule == "tolerance":
+        # Probabilities: the full budget is always right.
+        right = 1 / (1 + np.exp(-logits))
+        np.testing.assert_allclose(right, SCORES, atol=0.35)
+        set_policy_rule(lm, "tolerance", 0.4)
+    chosen = ops.convert_to_numpy(lm.backbone.policy.choose(logits))
+    assert chosen.tolist() == [0, 1] * 5
+
+    if rule == "argmax":
+        _, report = lm.generate(
+            {name: samples[name] for name in ("prompts", "images")},
+            max_length=24,
+            return_report=True,
+        )
+        assert report["budget"].tolist() == [0, 1] * 5
+
+    # Nothing but the policy is another; the routing token is.
+    own = {id(weight) for weight in lm.backbone.policy.weights}
+    rest = [w for w in lm.weights if id(w) not in own]
+    for weight, old in zip(rest, before, strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(weight), old)
+    assert [w.trainable for w in original.weights] == trainable
+
+
+def test_only_the_policy_moves(load_small, samples, weights_of):
+    lm = with_policy(load_small(), hidden_dim=8)
+    lm.backbone.decoder_layers[0].trainable = False
+    trainable = [weight.trainable for weight in lm.weights]
+    before = weights_of(lm)
+    assert train(lm, samples, SCORES, num_steps=1) is lm
+    own = {id(weight) for weight in lm.backbone.policy.weights}
+    assert id(lm.backbone.policy.routing_token) in own
+    for weight, old in zip(lm.weights, before, strict=True):
+        moved = np.any(ops.convert_to_numpy(weight) != old)
+        assert moved == (id(weight) in own), weight.path
+    # What was frozen before is so again, and nothing else.
+    assert [weight.trainable for weight in lm.weights] == trainable
+
+
+# === The loss ===
+
+
+def softmax_losses(logits, labels):
+    logits = logits.astype("float64")
+    log_sums = np.log(np.exp(logits).sum(axis=1))
+    return log_sums - logits[np.arange(len(labels)), labels]
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+def test_the_loss_of_labels(with_untrained, samples, tmp_path, balanced):
+    lm = with_untrained
+    losses = softmax_losses(routed(lm, samples), RARE_LABELS)
+    # Nine easy ones and a hard one: both kinds weigh the same.
+    weights = np.where(RARE_LABELS, 10 / 2 / 1, 10 / 2 / 9)
+    expected = np.mean(losses * weights) if balanced else np.mean(losses)
+    train(
+        lm,
+        samples,
+        RARE,
+        balanced=balanced,
+        learning_rate=0.0,
+        num_steps=1,
+        directory=tmp_path,
+    )
+    history = json.loads((tmp_path / "progress.json").read_text())["history"]
+    np.testing.assert_allclose(history["loss"], [expected], rtol=1e-5)
+
+
+def test_the_loss_of_successes(with_untrained, samples, tmp_path):
+    lm = with_untrained
+    logits = routed(lm, samples).astype("float64")
+    right = np.array([[1.0, 1.0]] * 8 + [[0.0, 1.0], [1.0, 1.0]])
+    losses = np.log1p(np.exp(logits)) - right * logits
+    train(
+        lm,
+        samples,
+        RARE,
+        rule="tolerance",
+        learning_rate=0.0,
+        num_steps=1,
+        directory=tmp_path,
+    )
+    history = json.loads((tmp_path / "progress.json").read_text())["history"]
+    np.testing.assert_allclose(history["loss"], [losses.mean()], rtol=1e-5)
+
+
+def test_held_out_groups(monkeypatch, with_untrained, samples):
+    """Neither their samples nor their labels take part."""
+    seen = []
+    monkeypatch.setattr(
+        policy, "fit", lambda model, columns, **_: seen.append(columns)
+    )
+    groups = ["a", "b", "c", "b", "b"] * 2
+    train(with_untrained, samples, RARE, groups=groups, held_out=["a", "b"])
+    (columns,) = seen
+    assert columns["prompts"] == [samples["prompts"][row] for row in (2, 7)]
+    for row, image in zip((2, 7), columns["images"], strict=True):
+        assert image is samples["images"][row]
+    assert columns["targets"].tolist() == [0, 0]
+    assert columns["weights"].tolist() == [1, 1]
+    bad = {
+        "`groups` must have one entry": {"held_out": ["a"]},
+        "`held_out` must be some": {"held_out": ["d"], "groups": groups},
+        "not all": {"held_out": "abc", "groups": groups},
+    }
+    for message, arguments in bad.items():
+        with pytest.raises(ValueError, match=message):
+            train(with_untrained, samples, RARE, **arguments)
+
+
+def test_class_weights():
+    weights = class_weights([0, 0, 0, 2])
+    np.testing.assert_allclose(weights, [2 / 3, 2 / 3, 2 / 3, 2])
+    np.testing.assert_allclose(class_weights([1, 1]), [1, 1])
+
+
+# === Around it ===
+
+
+def test_a_complete_training_is_loaded(load_small, samples, tmp_path):
+    trained, loaded = (
+        train(
+            load_small(),
+            samples,
+            SCORES,
+            num_steps=2,
+            directory=tmp_path,
+            hidden_dim=8,
+        )
+        for _ in range(2)
+    )
+    np.testing.assert_array_equal(
+        routed(loaded, samples), routed(trained, samples)
+    )
+
+
+def test_routing_logits(with_untrained, samples):
+    text_only = {"prompts": ["Which one?"] * 3}
+    for columns in (samples, text_only):
+        logits = routing_logits(
+            with_untrained, columns, batch_size=4, verbose=False
+        )
+        assert logits.dtype == np.float32
+        columns = {"images": None, **columns}
+        np.testing.assert_allclose(
+            logits, routed(with_untrained, columns), rtol=1e-5, atol=1e-6
+        )
+
+
+def test_a_policy_is_saved_with_its_model(with_untrained, samples, tmp_path):
+    with_untrained.save_to_preset(str(tmp_path))
+    loaded = VisorCausalLM.from_preset(str(tmp_path))
+    np.testing.assert_allclose(
+        routed(loaded, samples), routed(with_untrained, samples), atol=1e-6
+    )
+
+
+def test_bad_input(load_small, samples, dense_directory):
+    lm = load_small()
+    bad = {
+        "`rule` must be one of.*'best'": {"rule": "best"},
+        "`slack` must be": {"slack": -1},
+        "`num_steps` must be 1": {"num_steps": 0},
+        "`hidden_dim` must be 1": {"hidden_dim": 0},
+    }
+    for message, arguments in bad.items():
+        with pytest.raises(ValueError, match=message):
+            train(lm, samples, SCORES, **arguments)
+    with pytest.raises(ValueError, match=r"`scores`.*10 samples.*\(9, 2\)"):
+        train(lm, samples, SCORES[:9])
+    with pytest.raises(ValueError, match=r"several budgets.*\[\[1\]\]"):
+        train(with_budgets(lm, [[1]]), samples, SCORES[:, 1:])
+    lowest = VisorCausalLM.from_preset(
+        dense_directory,
+        cross_attention_layers=[1],
+        self_attention_layers=[0],
+        load_weights=False,
+    )
+    with pytest.raises(ValueError, match=r"nothing to go by.*\[0\]"):
+        train(lowest, samples, SCORES)
