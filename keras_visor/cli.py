@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Sequence
 
-import keras
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -129,6 +128,7 @@ def ask(options: argparse.Namespace) -> None:
         return_report=True,
     )
     answering = time.perf_counter() - start
+    compiles = lm.make_generate_function().programs.compiles
     budget, text_tokens, vision_tokens = (
         int(report[name][0])
         for name in ("budget", "text_tokens", "vision_tokens")
@@ -146,7 +146,7 @@ def ask(options: argparse.Namespace) -> None:
             "FLOPs": f"{_flops(flops)} to read the prompt; the dense model "
             f"needs {_flops(dense)}, {dense / flops:.1f}x as many",
             "time": f"{answering:.2f} s from pictures to answer"
-            + (", compilation included" if _compiles() else "")
+            + (", compilation included" if compiles else "")
             + f", after {loading:.2f} s of loading",
         }
     )
@@ -182,10 +182,6 @@ def _check_picture_path(path):
             "`--picture` must be in a directory that exists. Received: "
             f"{path!r}"
         )
-
-
-def _compiles():
-    return keras.config.backend() != "torch"
 
 
 def _reason(backbone, budget):

@@ -201,8 +201,9 @@ def _check_all_named(backbone, named: list[Weight]):
     known = {id(weight.variable) for weight in named}
     unnamed = [
         variable.path
-        for variable in backbone.trainable_weights
-        if id(variable) not in known
+        for variable in backbone.weights
+        # Integers are the states of random generators.
+        if "float" in variable.dtype and id(variable) not in known
     ]
     if unnamed:
         raise ValueError(

@@ -77,9 +77,9 @@ class Generator:
             size = next(size for size in TILE_CHUNKS if size <= len(slots))
             chunk, slots = slots[:size], slots[size:]
             patches = self.programs.run(
-                stages.encode_tiles,
+                stages.place_tiles,
                 patches,
-                pixels[chunk],
+                self.programs.run(stages.encode_tiles, pixels[chunk]),
                 chunk.astype("int32"),
             )
         return self.programs.run(
@@ -231,17 +231,20 @@ class Generator:
         if route:
             budgets = backbone.policy.choose(logits)
             budgets = ops.convert_to_numpy(budgets)[:batch]
+        num_rows = len(inputs["token_ids"])
+        limits = np.pad(limits, (0, num_rows - batch), mode="edge")
         groups = []
         for budget in np.unique(budgets):
             rows = np.flatnonzero(budgets == budget)
             rows = rows[limits[rows] > 0]
             if not len(rows):
                 continue
-            padded_rows = self._pad_rows(rows)
+            whole = len(rows) == batch
+            padded_rows = np.arange(num_rows) if whole else self._pad_rows(rows)
             hidden_states, group_cache = self.programs.run(
                 stages.run_budget_layers,
-                _take(streams, padded_rows, len(inputs["token_ids"])),
-                _take(cache, padded_rows, len(inputs["token_ids"])),
+                _take(streams, padded_rows, whole),
+                _take(cache, padded_rows, whole),
                 budget=int(budget),
                 first_layer=num_shared,
                 last_only=decoding.writes_token_by_token(self.lm.sampler),
@@ -361,8 +364,8 @@ def _cut(inputs):
     return cut
 
 
-def _take(tensors, rows, batch):
-    if len(rows) == batch and np.array_equal(rows, np.arange(batch)):
+def _take(tensors, rows, whole):
+    if whole:
         return tensors
     rows = ops.convert_to_tensor(rows.astype("int32"))
     return tree.map_structure(

@@ -42,7 +42,10 @@ class Programs:
             *tensors: Nested structures of arrays, or `None`.
             **static: Hashable Python values, constants of the program.
         """
-        key = (function, tuple(sorted(static.items())))
+        # A program holds on to the variables that were there when it was
+        # compiled; LoRA brings new ones.
+        variables = tuple(map(id, self._variables()))
+        key = (function, tuple(sorted(static.items())), variables)
         if key not in self._compiled:
 
             def traced(*tensors):
@@ -79,7 +82,7 @@ class Programs:
 
         @jax.jit
         def compiled(state, tensors):
-            mapping = zip(self._jax_variables(), state, strict=True)
+            mapping = zip(self._variables(), state, strict=True)
             with keras.StatelessScope(state_mapping=mapping) as scope:
                 outputs = function(*tensors)
             # Only the sampler's random state changes in generation.
@@ -89,7 +92,7 @@ class Programs:
             return outputs, random_state
 
         def run(*tensors):
-            state = [v.value for v in self._jax_variables()]
+            state = [v.value for v in self._variables()]
             outputs, random_state = compiled(state, tensors)
             for variable, value in zip(
                 model.sampler.variables, random_state, strict=True
@@ -100,5 +103,5 @@ class Programs:
 
         return run
 
-    def _jax_variables(self):
+    def _variables(self):
         return [*self.model.variables, *self.model.sampler.variables]

@@ -9,19 +9,31 @@ from keras import ops
 from keras_visor.layers.streams import Streams
 
 
-def encode_tiles(lm, patches, tiles, slots):
-    """Encode tiles and write their projected patches where they belong.
+def encode_tiles(lm, tiles):
+    """Projected patches (tiles, patches a tile, hidden_dim).
+
+    Args:
+        lm: `VisorCausalLM`.
+        tiles: float32 tensor (tiles, height, width, 3).
+    """
+    return lm.backbone.vision_tower.encode(tiles)
+
+
+def place_tiles(lm, patches, encoded, slots):
+    """Write the patches of encoded tiles where they belong.
+
+    A program of its own: how many tiles the whole batch has should not
+    compile the encoder again.
 
     Args:
         lm: `VisorCausalLM`.
         patches: Tensor (all slots, patches a tile, hidden_dim).
-        tiles: float32 tensor (tiles, height, width, 3).
+        encoded: Tensor (tiles, patches a tile, hidden_dim).
         slots: int32 tensor (tiles,), where in `patches` each tile goes.
 
     Returns:
         `patches`, updated.
     """
-    encoded = lm.backbone.vision_tower.encode(tiles)
     return ops.scatter_update(
         patches, slots[:, None], ops.cast(encoded, patches.dtype)
     )

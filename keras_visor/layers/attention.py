@@ -16,8 +16,8 @@ from keras_visor.layers.kernels import has_fused_attention
 # kernel, with a faster gradient.
 FEW_SCORES = 2**17
 
-# More scores than that never stand in memory whole: a fused kernel sees to
-# it, or queries are taken in blocks of this many.
+# More scores than that never stand in memory whole when answering: a fused
+# kernel sees to it, or queries are taken in blocks of this many.
 QUERY_BLOCK = 128
 
 # Into how many spans an ordered sequence is cut, each of which computes the

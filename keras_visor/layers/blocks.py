@@ -40,8 +40,12 @@ def map_blocks(function: Callable, block_size: int, *arrays):
             lambda *blocks: ops.concatenate(blocks, axis=1), *outputs
         )
     num_blocks = -(-length // block_size)
+    block_size = -(-length // num_blocks)  # Even ones need little padding.
     blocks = tuple(_cut(array, num_blocks, block_size) for array in arrays)
-    outputs = ops.map(lambda block: function(*block), blocks)
+    # Not `ops.map`, which runs ten blocks at once on TensorFlow.
+    _, outputs = ops.scan(
+        lambda carry, block: (carry, function(*block)), ops.zeros(()), blocks
+    )
     return tree.map_structure(lambda o: _join(o)[:, :length], outputs)
 
 

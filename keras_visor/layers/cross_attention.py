@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_visor.layers.attention import NOWHERE
 from keras_visor.layers.attention import Segment
 from keras_visor.layers.attention import as_mask
 from keras_visor.layers.attention import attend
@@ -17,10 +18,11 @@ from keras_visor.layers.projections import from_heads
 from keras_visor.layers.projections import head_width
 from keras_visor.layers.projections import rms_norm
 from keras_visor.layers.projections import to_heads
+from keras_visor.layers.rematerialization import RematerializesWithFlags
 
 
 @keras.saving.register_keras_serializable("keras_visor")
-class VisorCrossAttention(keras.layers.Layer):
+class VisorCrossAttention(RematerializesWithFlags, keras.layers.Layer):
     """What the text tokens read from the visual tokens: `CA(T, V)`.
 
     Queries come from `RMSNorm(T)`, keys and values from
@@ -166,10 +168,13 @@ class VisorCrossAttention(keras.layers.Layer):
         """Cross-attention of text tokens over cached keys and values."""
         query = self.query_dense(self.query_norm(text))
         attended = attend(query, text_positions, [vision])
-        sees_any = ops.any(visible(text_positions, vision), axis=-1)
-        attended = attended * ops.cast(
-            sees_any[:, :, None, None], attended.dtype
+        first = ops.min(
+            ops.where(vision.mask, vision.positions, NOWHERE),
+            axis=1,
+            keepdims=True,
         )
+        sees_any = (first <= text_positions)[:, :, None, None]
+        attended = ops.where(sees_any, attended, ops.zeros_like(attended))
         return self.output_dense(attended)
 
     def vision_attention(

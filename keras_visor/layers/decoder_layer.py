@@ -16,10 +16,11 @@ from keras_visor.layers.projections import from_heads
 from keras_visor.layers.projections import head_width
 from keras_visor.layers.projections import rms_norm
 from keras_visor.layers.projections import to_heads
+from keras_visor.layers.rematerialization import RematerializesWithFlags
 
 
 @keras.saving.register_keras_serializable("keras_visor")
-class VisorDecoderLayer(keras.layers.Layer):
+class VisorDecoderLayer(RematerializesWithFlags, keras.layers.Layer):
     """A Qwen2 decoder layer: `T = TL(T)`, the text-only role.
 
     Pre-norm, grouped-query attention with biases on query, key and value,

@@ -96,6 +96,11 @@ class VisorSelfAttentionGate(VisorDecoderLayer):
                     f"to be a Python bool. Received: enabled={enabled}"
                 )
             return self._switched(enabled, refine_vision, *streams)
+        if enabled and refine_vision and last_only:
+            raise ValueError(
+                "`last_only=True` needs `refine_vision=False` where the layer "
+                "is on. Received: refine_vision=True"
+            )
         if enabled:
             text, vision, text_cache, vision_cache = self._joint(
                 refine_vision, last_only, *streams

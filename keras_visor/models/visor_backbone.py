@@ -380,7 +380,8 @@ class VisorBackbone(VisorPresetMixin, keras_hub.models.Backbone):
                 `False`.
 
         Returns:
-            `Streams` after the last of the layers.
+            `Streams` after the last of the layers. With `last_only`, its text
+            is one token, while positions and mask stay those of all.
         """
         for index in range(self.num_layers) if layers is None else layers:
             if streams.vision is not None and index in self._layout[0]:

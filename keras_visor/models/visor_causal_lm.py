@@ -214,8 +214,9 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
         """Generate text and hand it out as it is written.
 
         The pieces together are what `generate` gives with
-        `strip_prompt=True`. The sampler must choose token by token: greedy,
-        random, top-k or top-p.
+        `strip_prompt=True`; a random sampler draws otherwise where samples
+        run at several budgets. The sampler must choose token by token:
+        greedy, random, top-k or top-p.
 
         Args:
             inputs: string, list of strings or a dict, see `generate`.

@@ -10,6 +10,7 @@ import keras_hub
 import numpy as np
 
 from keras_visor._compat import in_tf_function
+from keras_visor.layers.rematerialization import NeverRematerializes
 from keras_visor.models.encoded_images import EncodedImages
 from keras_visor.models.loader import VisorPresetMixin
 from keras_visor.models.visor_backbone import VisorBackbone
@@ -49,7 +50,9 @@ class _Sample:
 
 @keras.saving.register_keras_serializable("keras_visor")
 class VisorCausalLMPreprocessor(
-    VisorPresetMixin, keras_hub.models.CausalLMPreprocessor
+    NeverRematerializes,
+    VisorPresetMixin,
+    keras_hub.models.CausalLMPreprocessor,
 ):
     """Turns prompts and images into what `VisorBackbone` takes.
 

@@ -7,6 +7,7 @@ import keras_hub
 import numpy as np
 from PIL import Image
 
+from keras_visor.layers.rematerialization import NeverRematerializes
 from keras_visor.models.loader import VisorPresetMixin
 from keras_visor.models.visor_backbone import VisorBackbone
 from keras_visor.preprocessing.llava_onevision import image_tiles
@@ -15,7 +16,9 @@ from keras_visor.preprocessing.rgb import to_rgb
 
 
 @keras.saving.register_keras_serializable("keras_visor")
-class VisorImageConverter(VisorPresetMixin, keras_hub.layers.ImageConverter):
+class VisorImageConverter(
+    NeverRematerializes, VisorPresetMixin, keras_hub.layers.ImageConverter
+):
     """Converts the images of one prompt as LLaVA-OneVision does.
 
     An image that is alone in its prompt becomes a base tile and the tiles of
@@ -85,6 +88,8 @@ class VisorImageConverter(VisorPresetMixin, keras_hub.layers.ImageConverter):
                 "`grid_pinpoints` must hold positive multiples of "
                 f"`tile_size`, {tile_size}. Received: {unfit}"
             )
+        # Never called: Pillow resizes. `quantize` asks whether it is built.
+        self.resizing.built = True
         self.tile_size = tile_size
         self.patches_per_side = patches_per_side
         self.grid_pinpoints = [tuple(pinpoint) for pinpoint in grid_pinpoints]

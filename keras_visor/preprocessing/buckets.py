@@ -6,9 +6,9 @@ def bucket_length(length: int, minimum: int = 16) -> int:
 
     Every new length costs a compilation, every padded token costs time. The
     buckets are the whole numbers from 8 to 15 times a power of two, as far as
-    they lie half of `minimum` apart: `16, 24, ..., 128, 144, 160, ..., 256,
-    288, ...`. A long sequence grows by less than an eighth, and each doubling
-    of the length adds at most eight shapes.
+    they lie half of `minimum` apart (or the power of two below that): `16, 24,
+    ..., 128, 144, 160, ..., 256, 288, ...`. A long sequence grows by less than
+    an eighth, and each doubling of the length adds at most eight shapes.
 
     Args:
         length: int. The number of tokens, 0 or more.
@@ -28,5 +28,7 @@ def bucket_length(length: int, minimum: int = 16) -> int:
         raise ValueError(f"`length` must be 0 or more. Received: {length}.")
     longest = max(length, minimum, 1)
     # Between 2**k and 2**(k + 1) the buckets lie an eighth of 2**k apart.
-    step = max(1 << max(longest.bit_length() - 4, 0), minimum // 2)
+    step = 1 << max(
+        longest.bit_length() - 4, (minimum // 2).bit_length() - 1, 0
+    )
     return -(-longest // step) * step

@@ -25,8 +25,15 @@ def test_bfloat16_is_close(visor, visor_directory, budget):
     mask = inputs["padding_mask"]
     expected, logits = outputs(visor, inputs)[mask], outputs(lm, inputs)[mask]
     assert np.corrcoef(expected.ravel(), logits.ravel())[0, 1] > 0.999
-    answers = lm.generate(batch(), max_length=MAX_LENGTH, budget=budget)
-    assert len(answers) == 5
+    answers, expected = (
+        model.generate(
+            batch(), max_length=MAX_LENGTH, budget=budget, strip_prompt=True
+        )
+        for model in (lm, visor)
+    )
+    # Rounded, some answers part; where they begin, most do not.
+    alike = [a[:1] == e[:1] for a, e in zip(answers, expected, strict=True)]
+    assert sum(alike) >= 3
 
 
 def test_int8(visor, visor_directory, tmp_path):
@@ -62,5 +69,8 @@ def test_rematerialisation_trains_alike(visor_directory):
         }
         history = lm.fit(data, batch_size=2, epochs=3, verbose=0)
         losses.append(history.history["loss"])
+    # Recomputed or not, the answers stand.
+    answers = lm.generate(batch(["strip"]), max_length=MAX_LENGTH, budget=1)
+    assert len(answers) == 1
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
     assert losses[0][-1] < losses[0][0]
