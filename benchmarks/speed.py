@@ -38,19 +38,12 @@ def main() -> None:
     chosen = sizes.QUICK if arguments.quick else sizes.REAL
     with tempfile.TemporaryDirectory() as root:
         checkpoints = Checkpoints(Path(root), chosen)
-        for what in arguments.what:
+        for group in groups(arguments):
             for backend in arguments.backend:
-                cells = remaining_cells(arguments, chosen, what, backend)
-                if cells:
-                    job = {
-                        "what": what,
-                        "directory": str(checkpoints.directory(what)),
-                        "cells": cells,
-                        "quick": arguments.quick,
-                        "repeats": arguments.repeats,
-                        "threads": arguments.threads,
-                    }
-                    run(job, backend, arguments.results)
+                parts = remaining(arguments, chosen, group, backend)
+                if parts:
+                    directory = checkpoints.directory(group)
+                    run(arguments, directory, backend, parts)
     page = tables.page(results.read(arguments.results))
     arguments.results.with_suffix(".md").write_text(page, "utf-8")
 
@@ -90,9 +83,9 @@ class Checkpoints:
     def __init__(self, root: Path, chosen):
         self.root, self.chosen = root, chosen
 
-    def directory(self, what: str) -> Path:
+    def directory(self, group: list[str]) -> Path:
         """Only from picture to first token does the encoder count."""
-        with_encoder = what == "end_to_end"
+        with_encoder = group == ["end_to_end"]
         directory = self.root / ("whole" if with_encoder else "text")
         if not directory.exists():
             directory.mkdir()
@@ -102,21 +95,39 @@ class Checkpoints:
         return directory
 
 
-def remaining_cells(arguments, chosen, what, backend) -> list[dict]:
-    cells = cells_of(what, chosen)
-    if not arguments.resume:
-        return cells
-    known = results.read(arguments.results)
-    return [
-        cell
-        for cell in cells
-        if not results.has_cell(known, what, backend, cell)
-    ]
+def groups(arguments) -> list[list[str]]:
+    """What runs in one process: each kind of row, or all that is quick."""
+    if arguments.quick:
+        return [list(arguments.what)]
+    return [[what] for what in arguments.what]
 
 
-def run(job: dict, backend: str, path: Path) -> None:
+def remaining(arguments, chosen, group, backend) -> list[tuple]:
+    """Kinds of rows and the measurements that are still to be made."""
+    known = results.read(arguments.results) if arguments.resume else []
+    parts = []
+    for what in group:
+        cells = [
+            cell
+            for cell in cells_of(what, chosen)
+            if not results.has_cell(known, what, backend, cell)
+        ]
+        if cells:
+            parts.append((what, cells))
+    return parts
+
+
+def run(arguments, directory: Path, backend: str, parts) -> None:
     """Run a worker and merge its rows as they come."""
-    console.print(f"[bold]{job['what']}[/bold], {backend}: {job['cells']}")
+    names = ", ".join(what for what, _ in parts)
+    console.print(f"[bold]{names}[/bold] on {backend}")
+    job = {
+        "directory": str(directory),
+        "parts": parts,
+        "quick": arguments.quick,
+        "repeats": arguments.repeats,
+        "threads": arguments.threads,
+    }
     start = time.perf_counter()
     # As many cores as threads: whatever pool a library makes, it fits.
     cores = sorted(os.sched_getaffinity(0))[: job["threads"]]
@@ -133,10 +144,10 @@ def run(job: dict, backend: str, path: Path) -> None:
     for line in worker.stdout:
         if line.startswith("{"):
             row = json.loads(line)
-            results.merge(path, row)
+            results.merge(arguments.results, row)
             console.print("  " + tables.one_line(row))
     if worker.wait():
-        raise SystemExit(f"{job['what']} failed on {backend}, see above")
+        raise SystemExit(f"{names} failed on {backend}, see above")
     console.print(f"  {time.perf_counter() - start:.0f} s")
 
 

@@ -49,10 +49,14 @@ MORE = {
         ("groups apart", "apart", "time"),
         ("of that", "of_apart", "part"),
     ),
-    "train_step": (("of our dense", "of_dense", "part"),),
+    "train_step": (
+        ("of our dense", "of_dense", "part"),
+        ("of bare matmul", "of_matmul", "part"),
+    ),
     "end_to_end": (),
 }
 SIZES = ("memory", "cache")
+BUDGETS = ("minimal", "two", "full", "dense", "universal", "mixed")
 
 
 def page(rows: list[dict]) -> str:
@@ -83,8 +87,10 @@ tokens. The best backend of a row is set in bold; a target asks half of the
 others where it is a prefill's ratio. Times are medians of rounds in which all
 peers of a row take turns. Lengths are run as they stand; `generate` pads them
 on JAX and TensorFlow, by less than an eighth, as the rows from picture to
-first token show. A decoded token reads all weights and the cache at least
-once, which is held against a bare copy (bytes read and written)."""
+first token show. FLOPs are those of `count_flops`, twice that for a training
+step, and are held against a bare matmul; a decoded token reads all weights
+and the cache at least once, which is held against a bare copy (bytes read and
+written)."""
 
 
 def one_line(row: dict) -> str:
@@ -109,12 +115,11 @@ def _table(what, rows) -> str:
     unit = "size" if what in SIZES else "time"
     more = [column for column in MORE[what] if _is_used(column, rows)]
     titles = ["budget", "visual tokens", "batch", "backend", "ours"]
-    if any(row["transformers"] for row in rows):
+    has_peer = any(row["transformers"] for row in rows)
+    if has_peer:
         titles += ["transformers", "ratio"]
-    lines = [
-        " | ".join([*titles, *(title for title, _, _ in more), "target"]),
-        "---|" * (len(titles) + len(more)) + "---",
-    ]
+    titles += [*(title for title, _, _ in more), "target"]
+    lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
     for row in sorted(rows, key=_order):
         best = is_best(row, rows)
         backend = f"**{row['backend']}**" if best else row["backend"]
@@ -125,7 +130,7 @@ def _table(what, rows) -> str:
             backend,
             _write(row["value"], unit),
         ]
-        if len(titles) > 5:
+        if has_peer:
             cells += [
                 _write(row["transformers"], unit),
                 _write(row["ratio"], "ratio"),
@@ -137,8 +142,8 @@ def _table(what, rows) -> str:
                 for words, met in targets_of(row, best)
             )
         )
-        lines.append(" | ".join(cells))
-    return "\n".join(f"| {line} |" for line in lines).replace("||", "|")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def is_best(row: dict, rows: list[dict]) -> bool:
@@ -181,7 +186,7 @@ def _rooflines(rows):
     ]
     pairs = dict.fromkeys((row["what"], row["backend"]) for row in rows)
     for what, backend in pairs:
-        if what == "roofline":
+        if what in ("roofline", "cache"):
             continue
         last = [
             row
@@ -210,7 +215,16 @@ def _is_used(column, rows):
 
 
 def _order(row):
-    return row["budget"], row["visual_tokens"], row["batch"], row["backend"]
+    """Cheap budgets first, short pictures first."""
+    budget = row["budget"]
+    known = [i for i, name in enumerate(BUDGETS) if budget.startswith(name)]
+    return (
+        "questions" in budget,
+        min(known, default=len(BUDGETS)),
+        row["visual_tokens"],
+        row["batch"],
+        row["backend"],
+    )
 
 
 def _write(value, kind) -> str:

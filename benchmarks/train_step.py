@@ -13,6 +13,8 @@ from timing import interleave
 from timing import median
 from timing import row
 
+from keras_visor.analysis import count_flops
+
 RANK = 8
 
 
@@ -22,6 +24,8 @@ def measure(models, sizes, cell: dict, repeats: int):
     prompt = make_prompt(sizes, length)
     labels = np.roll(prompt["token_ids"], -1, axis=1)
     number = len(models.visor_budgets)
+    for lm in (models.visor, models.dense):
+        _prepare(lm)
     steps = {
         budget: _ours(models.visor, prompt, labels, budget)
         for budget in range(number)
@@ -41,6 +45,7 @@ def measure(models, sizes, cell: dict, repeats: int):
         "full": medians[number - 1],
         "dense": medians["dense"],
     }
+    flops = _flops(models, sizes.text_tokens, length)
     for budget, value in values.items():
         yield row(
             "train_step",
@@ -51,31 +56,46 @@ def measure(models, sizes, cell: dict, repeats: int):
             medians["transformers"],
             dense=medians["dense"],
             of_dense=value / medians["dense"],
+            flops=flops[budget],
             budget_medians=universal,
             rounds=len(seconds[0]),
         )
 
 
+def _flops(models, text_length, vision_length):
+    """Forward, and as much again for the gradient by the tokens.
+
+    The gradient by the frozen weights is not computed.
+    """
+    backbone = models.visor.backbone
+    *budgets, dense = [
+        2 * count_flops(backbone, text_length, vision_length, budget)
+        for budget in (*range(len(backbone.budgets)), None)
+    ]
+    return {
+        "universal": sum(budgets) / len(budgets),
+        "minimal": budgets[0],
+        "full": budgets[-1],
+        "dense": dense,
+    }
+
+
+def _prepare(lm):
+    # What it would do for `fit` has been done.
+    lm.preprocessor = None
+    lm.backbone.enable_lora(rank=RANK)
+    lm.compile(
+        optimizer=keras.optimizers.Adam(),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        weighted_metrics=[],
+    )
+
+
 def _ours(lm, prompt, labels, budget):
-    if lm.optimizer is None or not _has_lora(lm):
-        lm.backbone.enable_lora(rank=RANK)
-        lm.compile(
-            optimizer=keras.optimizers.Adam(),
-            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            weighted_metrics=[],
-        )
     x = _inputs(lm.backbone, prompt, budget)
     after = np.ones(labels.shape, "float32")
     after[:, :TOKENS_BEFORE] = 0
     return lambda: lm.train_on_batch(x, labels, sample_weight=after)
-
-
-def _has_lora(lm):
-    return any(layer.lora_enabled for layer in _query_layers(lm))
-
-
-def _query_layers(lm):
-    return [layer.query_dense for layer in lm.backbone.decoder_layers]
 
 
 def _inputs(backbone, prompt, budget):

@@ -1,4 +1,4 @@
-"""One kind of row on one backend, in a process of its own.
+"""Kinds of rows on one backend, in a process of its own.
 
 Started by `speed.py`, which sets the backend and the threads. Prints a row of
 results.json a line.
@@ -29,7 +29,6 @@ def main() -> None:
     from roofline import roofline
 
     chosen = sizes.QUICK if job["quick"] else sizes.REAL
-    module = importlib.import_module(job["what"])
     models = Models(job["directory"], chosen.text["num_hidden_layers"])
     limits = roofline(chosen.roofline)
     process = {
@@ -41,15 +40,23 @@ def main() -> None:
     }
     for row in roofline_rows(limits):
         write({**row, **process})
-    for cell in job["cells"]:
-        for row in module.measure(models, chosen, cell, job["repeats"]):
-            if "flops" in row:
-                rate = row["flops"] / row["value"]
-                row["of_matmul"] = rate / limits["matmul_flops"]
-            if "bytes" in row:
-                rate = row["bytes"] / row["value"]
-                row["of_copy"] = rate / limits["copy_bytes"]
-            write({**row, **process})
+    for what, cells in job["parts"]:
+        module = importlib.import_module(what)
+        for cell in cells:
+            for row in module.measure(models, chosen, cell, job["repeats"]):
+                write({**row, **fractions(row, limits), **process})
+
+
+def fractions(row: dict, limits: dict) -> dict[str, float]:
+    """How much of what the machine can do a row reaches."""
+    parts = {}
+    if "flops" in row:
+        rate = row["flops"] / row["value"]
+        parts["of_matmul"] = rate / limits["matmul_flops"]
+    if "bytes" in row:
+        rate = row["bytes"] / row["value"]
+        parts["of_copy"] = rate / limits["copy_bytes"]
+    return parts
 
 
 def write(row: dict) -> None:
@@ -57,7 +64,7 @@ def write(row: dict) -> None:
     row = {
         **row,
         "backend": keras.config.backend(),
-        "repeats": len(row.get("seconds", [None])),
+        "repeats": row.get("rounds", len(row.get("seconds", [None]))),
         "measured": now.isoformat(timespec="seconds"),
     }
     print(json.dumps(row), flush=True)
