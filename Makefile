@@ -2,13 +2,16 @@
 # make test   install everything and run the tests on all three backends
 # make lint   what CI and pre-commit check
 # make train  train the bundled model again (resumes from runs/)
+# make bench  measure time and memory beside transformers: hours, alone on a
+#             machine; resumes, so delete benchmarks/results.json to start anew
+# make bench-plots  draw what it measured
 
 PYTHON ?= python3.11
 BACKENDS ?= jax tensorflow torch
 BIN = .venv/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test lint train
+.PHONY: demo test lint train bench bench-plots
 
 demo: .venv/demo
 	mkdir -p outputs
@@ -28,6 +31,12 @@ lint: .venv/dev
 train: .venv/dev
 	KERAS_BACKEND=torch $(BIN)/python examples/train_visor_tiny.py
 
+bench: .venv/dev
+	$(BIN)/python benchmarks/speed.py --resume
+
+bench-plots: .venv/dev
+	$(BIN)/python benchmarks/plots.py
+
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
@@ -37,5 +46,5 @@ train: .venv/dev
 
 .venv/dev: .venv/bin/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -c constraints.txt \
-		-e ".[jax,tensorflow,torch,datasets,dev]"
+		-e ".[jax,tensorflow,torch,datasets,plots,dev]"
 	touch $@

@@ -1,0 +1,142 @@
+"""The benchmarks run, and make their table and plots from what they write."""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+KEYS = {
+    "what": str,
+    "backend": str,
+    "visual_tokens": (int, type(None)),
+    "batch": int,
+    "budget": str,
+    "value": (float, int),
+    "transformers": (float, int, type(None)),
+    "ratio": (float, type(None)),
+}
+# What the made-up results below hold.
+PREFILL = {
+    "what": "prefill",
+    "backend": "jax",
+    "visual_tokens": 1_485,
+    "batch": 1,
+    "budget": "minimal",
+    "value": 0.4,
+    "transformers": 8.0,
+    "ratio": 20.0,
+    "dense": 8.0,
+    "dense_ratio": 20.0,
+    "flops_ratio": 25.0,
+    "of_flops_ratio": 0.8,
+    "machine": "a computer",
+    "threads": 2,
+    "versions": {"keras": "3"},
+    "roofline": {
+        "matmul_flops": 1e11,
+        "torch_matmul_flops": 1e11,
+        "copy_bytes": 1e10,
+    },
+    "measured": "2026-01-01T00:00:00+00:00",
+}
+
+
+def run(script, *arguments):
+    subprocess.run(
+        [sys.executable, BENCHMARKS / script, *map(str, arguments)],
+        check=True,
+    )
+
+
+def test_quick(tmp_path):
+    path = tmp_path / "results.json"
+    backend = keras.config.backend()
+    run("speed.py", "--quick", "--backend", backend, "--results", path)
+    rows = json.loads(path.read_text())
+    for row in rows:
+        for key, kind in KEYS.items():
+            assert isinstance(row[key], kind), (key, row)
+        assert row["backend"] == backend
+    found = {(row["what"], row["budget"]) for row in rows}
+    assert {
+        ("prefill", "minimal"),
+        ("prefill", "two"),
+        ("prefill", "dense"),
+        ("decode", "minimal"),
+        ("memory", "minimal"),
+        ("cache", "two"),
+        ("routing", "minimal"),
+        ("routing", "mixed"),
+        ("train_step", "universal"),
+        ("end_to_end", "dense"),
+        ("roofline", "matmul"),
+    } <= found
+    keys = [tuple(row[key] for key in list(KEYS)[:5]) for row in rows]
+    assert len(keys) == len(set(keys))
+    assert "## Prefill" in path.with_suffix(".md").read_text()
+
+    # All is there: nothing is measured again.
+    run(
+        "speed.py", "--quick", "--resume", "--backend", backend,
+        "--results", path,
+    )  # fmt: skip
+    assert json.loads(path.read_text()) == rows
+
+
+def made_up_rows():
+    slow = {**PREFILL, "backend": "torch", "value": 1.6, "ratio": 5.0}
+    slow["of_flops_ratio"] = 0.2
+    longer = {**PREFILL, "visual_tokens": 3_699, "ratio": 40.0}
+    return copy.deepcopy([PREFILL, slow, longer])
+
+
+def test_table(tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(made_up_rows()))
+    run("tables.py", path)
+    lines = path.with_suffix(".md").read_text().splitlines()
+    (best,) = [line for line in lines if "| **jax** | 400.0 ms" in line][:1]
+    assert "ratio ≥ 15: met" in best and "**missed**" not in best
+    (slow,) = [line for line in lines if "| torch | 1.60 s" in line]
+    assert "ratio ≥ 7.5: **missed**" in slow
+    tables = [line for line in lines if line.startswith("|")]
+    assert all(line.endswith("|") for line in tables)
+    # Each line of a table has as many cells as its head.
+    for above, line in zip(lines, lines[1:], strict=False):
+        if above.startswith("|") and line.startswith("|"):
+            assert above.count("|") == line.count("|")
+
+
+def test_plots(tmp_path):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(made_up_rows()))
+    run("plots.py", path)
+    assert (tmp_path / "prefill.png").stat().st_size > 0
+
+
+def test_rows_are_replaced(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import results
+
+    path = tmp_path / "results.json"
+    for row in [*made_up_rows(), {**PREFILL, "value": 0.3}]:
+        results.merge(path, row)
+    assert [row["value"] for row in results.read(path)] == [0.3, 1.6, 0.4]
+
+
+def test_targets(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from targets import targets_of
+
+    best, slow, longer = made_up_rows()
+    assert all(met for _, met in targets_of(best, best=True))
+    assert not any(met for _, met in targets_of(slow, best=False))
+    assert dict(targets_of(longer, best=True))["ratio ≥ 35"]
+    assert os.path.exists(BENCHMARKS / "targets.py")
