@@ -1,4 +1,4 @@
-"""What `keras.RematScope` does to layers that are not all tensors."""
+"""Rematerialisation of layers that are told by Python bools what to do."""
 
 from collections.abc import Callable
 
@@ -27,14 +27,3 @@ class RematerializesWithFlags:
             return recomputed(*args, **tensors)
 
         return call
-
-
-class NeverRematerializes:
-    """For a layer of plain Python, in which nothing is differentiated.
-
-    Stands before the Keras class among the bases.
-    """
-
-    def rematerialized_call(self, layer_call: Callable, *args, **kwargs):
-        """See `keras.layers.Layer.rematerialized_call`."""
-        return layer_call

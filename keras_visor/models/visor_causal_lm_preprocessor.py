@@ -10,7 +10,6 @@ import keras_hub
 import numpy as np
 
 from keras_visor._compat import in_tf_function
-from keras_visor.layers.rematerialization import NeverRematerializes
 from keras_visor.models.encoded_images import EncodedImages
 from keras_visor.models.loader import VisorPresetMixin
 from keras_visor.models.visor_backbone import VisorBackbone
@@ -50,7 +49,6 @@ class _Sample:
 
 @keras.saving.register_keras_serializable("keras_visor")
 class VisorCausalLMPreprocessor(
-    NeverRematerializes,
     VisorPresetMixin,
     keras_hub.models.CausalLMPreprocessor,
 ):

@@ -7,7 +7,6 @@ import keras_hub
 import numpy as np
 from PIL import Image
 
-from keras_visor.layers.rematerialization import NeverRematerializes
 from keras_visor.models.loader import VisorPresetMixin
 from keras_visor.models.visor_backbone import VisorBackbone
 from keras_visor.preprocessing.llava_onevision import image_tiles
@@ -16,9 +15,7 @@ from keras_visor.preprocessing.rgb import to_rgb
 
 
 @keras.saving.register_keras_serializable("keras_visor")
-class VisorImageConverter(
-    NeverRematerializes, VisorPresetMixin, keras_hub.layers.ImageConverter
-):
+class VisorImageConverter(VisorPresetMixin, keras_hub.layers.ImageConverter):
     """Converts the images of one prompt as LLaVA-OneVision does.
 
     An image that is alone in its prompt becomes a base tile and the tiles of

@@ -7,7 +7,6 @@ import keras
 import keras_hub
 import tokenizers
 
-from keras_visor.layers.rematerialization import NeverRematerializes
 from keras_visor.models.loader import VisorPresetMixin
 from keras_visor.models.visor_backbone import VisorBackbone
 from keras_visor.preprocessing.chat_template import TURN_END
@@ -17,9 +16,7 @@ END_OF_TEXT = "<|endoftext|>"
 
 
 @keras.saving.register_keras_serializable("keras_visor")
-class VisorTokenizer(
-    NeverRematerializes, VisorPresetMixin, keras_hub.tokenizers.Tokenizer
-):
+class VisorTokenizer(VisorPresetMixin, keras_hub.tokenizers.Tokenizer):
     """Qwen2's byte-level BPE, run by the `tokenizers` library.
 
     It holds a `tokenizer.json` as Hugging Face tokenizers write it, with its
