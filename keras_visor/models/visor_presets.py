@@ -17,7 +17,7 @@ register_presets(
                     "questions about rendered pictures. Trained by "
                     "examples/train_visor_tiny.py."
                 ),
-                "params": 1403280,
+                "params": 1436304,
                 "path": "visor",
             },
             "kaggle_handle": str(PRESETS_DIRECTORY / "visor_tiny_en"),
