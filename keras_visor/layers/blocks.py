@@ -15,7 +15,8 @@ TOKEN_BLOCK = 1024
 def map_blocks(function: Callable, block_size: int, *arrays):
     """Apply a function to one block of tokens after the other.
 
-    What `function` computes in between stands in memory for one block only.
+    What `function` computes in between stands in memory for one block only
+    (on TensorFlow, for as many as run at once, ten at most).
     It must treat tokens alike, wherever they stand in the block.
 
     Args:
@@ -42,10 +43,7 @@ def map_blocks(function: Callable, block_size: int, *arrays):
     num_blocks = -(-length // block_size)
     block_size = -(-length // num_blocks)  # Even ones need little padding.
     blocks = tuple(_cut(array, num_blocks, block_size) for array in arrays)
-    # Not `ops.map`, which runs ten blocks at once on TensorFlow.
-    _, outputs = ops.scan(
-        lambda carry, block: (carry, function(*block)), ops.zeros(()), blocks
-    )
+    outputs = ops.map(lambda block: function(*block), blocks)
     return tree.map_structure(lambda o: _join(o)[:, :length], outputs)
 
 
