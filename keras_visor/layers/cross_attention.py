@@ -18,11 +18,11 @@ from keras_visor.layers.projections import from_heads
 from keras_visor.layers.projections import head_width
 from keras_visor.layers.projections import rms_norm
 from keras_visor.layers.projections import to_heads
-from keras_visor.layers.rematerialization import RematerializesWithFlags
+from keras_visor.layers.rematerialization import RematerializesStreams
 
 
 @keras.saving.register_keras_serializable("keras_visor")
-class VisorCrossAttention(RematerializesWithFlags, keras.layers.Layer):
+class VisorCrossAttention(RematerializesStreams, keras.layers.Layer):
     """What the text tokens read from the visual tokens: `CA(T, V)`.
 
     Queries come from `RMSNorm(T)`, keys and values from

@@ -16,11 +16,11 @@ from keras_visor.layers.projections import from_heads
 from keras_visor.layers.projections import head_width
 from keras_visor.layers.projections import rms_norm
 from keras_visor.layers.projections import to_heads
-from keras_visor.layers.rematerialization import RematerializesWithFlags
+from keras_visor.layers.rematerialization import RematerializesStreams
 
 
 @keras.saving.register_keras_serializable("keras_visor")
-class VisorDecoderLayer(RematerializesWithFlags, keras.layers.Layer):
+class VisorDecoderLayer(RematerializesStreams, keras.layers.Layer):
     """A Qwen2 decoder layer: `T = TL(T)`, the text-only role.
 
     Pre-norm, grouped-query attention with biases on query, key and value,

@@ -1,29 +1,24 @@
-"""Rematerialisation of layers that are told by Python bools what to do."""
+"""Rematerialisation of layers that take more than the streams."""
 
+import functools
 from collections.abc import Callable
 
 
-class RematerializesWithFlags:
-    """Keeps Python bools out of what is recomputed.
+class RematerializesStreams:
+    """Lets the streams alone be arguments of what is recomputed.
 
-    Stands before `keras.layers.Layer` among the bases. Within a
-    `keras.RematScope`, JAX would trace the bools among a call's arguments,
-    and a layer could not branch on them any more.
+    Stands before `keras.layers.Layer` among the bases of a layer whose
+    positional arguments are the streams and whose keywords are positions,
+    masks and Python bools. Within a `keras.RematScope`, JAX would trace the
+    bools, on which the layer then could not branch, and TensorFlow would ask
+    for gradients of the masks.
     """
 
     def rematerialized_call(self, layer_call: Callable, *args, **kwargs):
         """See `keras.layers.Layer.rematerialized_call`."""
-        flags = {k: v for k, v in kwargs.items() if isinstance(v, bool)}
-
-        def call_with_flags(*args, **kwargs):
-            return layer_call(*args, **kwargs, **flags)
-
+        if kwargs.get("return_cache"):
+            return layer_call  # Generation, where nothing is differentiated.
         recomputed = super().rematerialized_call(
-            call_with_flags, *args, **kwargs
+            functools.partial(layer_call, **kwargs), *args
         )
-
-        def call(*args, **kwargs):
-            tensors = {k: v for k, v in kwargs.items() if k not in flags}
-            return recomputed(*args, **tensors)
-
-        return call
+        return lambda *args, **kwargs: recomputed(*args)
