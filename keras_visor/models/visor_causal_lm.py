@@ -328,6 +328,10 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
         """The backbone's inputs; visual tokens where images came encoded."""
         images = inputs.get("images") if isinstance(inputs, dict) else None
         entries = images if isinstance(images, (list, tuple)) else [images]
+        if isinstance(images, EncodedImages) and isinstance(
+            inputs["prompts"], str
+        ):
+            inputs = {**inputs, "prompts": [inputs["prompts"]]}
         if not any(isinstance(entry, EncodedImages) for entry in entries):
             return self.preprocessor.generation_batch(inputs, max_length)
         entries = [

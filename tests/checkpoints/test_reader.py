@@ -34,7 +34,7 @@ def backbone(monkeypatch):
     def make(dtype="float32"):
         backbone.kernel = keras.Variable(np.zeros((2, 3)), dtype=dtype)
         backbone.newline = keras.Variable(np.zeros(2), dtype=dtype)
-        backbone.trainable_weights = [backbone.kernel, backbone.newline]
+        backbone.weights = [backbone.kernel, backbone.newline]
         return backbone
 
     monkeypatch.setattr(
@@ -90,7 +90,7 @@ def test_blocks_make_up_the_whole(
     loaded = SimpleNamespace(
         token_embedding=SimpleNamespace(tie_weights=True),
         kernel=keras.Variable(np.full(shape, -1.0)),
-        trainable_weights=[],
+        weights=[],
     )
     weight = Weight("image_newline", loaded.kernel, tensor.shape, axes)
     monkeypatch.setattr(reader_module, "weight_map", lambda b: [weight])
@@ -123,9 +123,7 @@ def test_the_largest_tensor_comes_first(tmp_path, monkeypatch, backbone):
 def test_a_weight_that_the_format_does_not_know(tmp_path, backbone):
     reader = write(tmp_path, {PROJECTOR: KERNEL, "image_newline": NEWLINE})
     loaded = backbone()
-    loaded.trainable_weights.append(
-        keras.Variable(np.zeros(3), name="adapter_kernel")
-    )
+    loaded.weights.append(keras.Variable(np.zeros(3), name="adapter_kernel"))
     with pytest.raises(ValueError, match=r"no place.*\['adapter_kernel'\]"):
         load_weights(loaded, reader)
     assert not value(loaded.kernel).any()
