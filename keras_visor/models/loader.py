@@ -45,6 +45,12 @@ def get_loader(preset: str | os.PathLike) -> PresetLoader:
     preset = os.fspath(preset)
     _check_exists(preset)
     config = read_json(preset, "config.json")
+    if config is None and "://" in preset:
+        raise ValueError(
+            f"The `config.json` of `{preset}` could not be fetched: there is "
+            "no connection, no such repository, no access to it, or no such "
+            "file in it."
+        )
     if config is None:
         raise ValueError(f"The preset `{preset}` has no `config.json`.")
     if "registered_name" in config:

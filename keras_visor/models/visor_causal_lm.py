@@ -181,12 +181,12 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
             batches = [inputs]
         prompts = inputs.get("prompts") if isinstance(inputs, dict) else inputs
         scalar = isinstance(prompts, str)
-        parts = [
-            self._generate_batch(
+        parts = []
+        for batch in batches:
+            part = self._generate_batch(
                 batch, max_length, stop_token_ids, strip_prompt, budget
             )
-            for batch in batches
-        ]
+            parts.append(part)
         outputs, reports = zip(*parts, strict=True)
         if isinstance(outputs[0], dict):
             outputs = {
@@ -328,12 +328,10 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
         """The backbone's inputs; visual tokens where images came encoded."""
         images = inputs.get("images") if isinstance(inputs, dict) else None
         entries = images if isinstance(images, (list, tuple)) else [images]
-        if isinstance(images, EncodedImages) and isinstance(
-            inputs["prompts"], str
-        ):
-            inputs = {**inputs, "prompts": [inputs["prompts"]]}
         if not any(isinstance(entry, EncodedImages) for entry in entries):
             return self.preprocessor.generation_batch(inputs, max_length)
+        if isinstance(inputs["prompts"], str):
+            inputs = {**inputs, "prompts": [inputs["prompts"]]}
         entries = [
             entry
             if isinstance(entry, EncodedImages) or _is_empty(entry)

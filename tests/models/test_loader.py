@@ -15,6 +15,7 @@ from keras_visor import VisorImageConverter
 from keras_visor import VisorTokenizer
 from keras_visor import uniform_layout
 from keras_visor._compat import BUILTIN_PRESETS
+from keras_visor.models import loader as loader_module
 from keras_visor.models.loader import get_loader
 
 
@@ -128,6 +129,12 @@ def test_unknown_names(monkeypatch):
         get_loader("visor_tiny")
     with pytest.raises(ValueError, match="directory that exists.*no/where"):
         get_loader("./no/where")
+
+
+def test_a_handle_that_cannot_be_reached(monkeypatch):
+    monkeypatch.setattr(loader_module, "read_json", lambda *args: None)
+    with pytest.raises(ValueError, match="hf://a/b.*could not be fetched"):
+        get_loader("hf://a/b")
 
 
 @pytest.mark.parametrize(

@@ -420,8 +420,9 @@ def test_many_questions_share_one_encoding(visor):
         visor, {"prompts": questions, "images": [image, image]}, budget=[0, 1]
     )
     # One question, not in a list.
-    alone = {"prompts": questions[1], "images": encoded}
-    assert ask(visor, alone, budget=1) == answers[1]
+    for images in (encoded, [encoded], image, [image]):
+        alone = {"prompts": questions[1], "images": images}
+        assert ask(visor, alone, budget=1) == answers[1]
 
 
 def test_encoded_images_among_others(visor):
