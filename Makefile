@@ -18,11 +18,12 @@ demo: .venv/demo
 	KERAS_BACKEND=jax $(BIN)/keras-visor ask examples/pictures/scene.png \
 		"how many shapes are there?" --picture outputs/answer.png
 
+# Two backends at a time: a test keeps a little more than one core busy.
 test: .venv/dev
-	for backend in $(BACKENDS); do \
-		echo "== $$backend" && \
-		KERAS_BACKEND=$$backend $(BIN)/python -m pytest || exit 1; \
-	done
+	$(MAKE) --jobs=2 --output-sync=line $(BACKENDS:%=test-%)
+
+test-%: .venv/dev
+	KERAS_BACKEND=$* $(BIN)/python -m pytest
 
 lint: .venv/dev
 	$(BIN)/ruff check .
