@@ -1,5 +1,6 @@
 """Rendered pictures with questions and answers, made up on the fly."""
 
+import functools
 import operator
 import random
 from collections.abc import Callable
@@ -9,16 +10,30 @@ import numpy as np
 
 from keras_visor.datasets.rendered import chart
 from keras_visor.datasets.rendered import document
+from keras_visor.datasets.rendered import form
+from keras_visor.datasets.rendered import grid
 from keras_visor.datasets.rendered import letter
 from keras_visor.datasets.rendered import scene
 from keras_visor.datasets.rendered import table
 from keras_visor.datasets.rendered.canvas import BACKGROUNDS
 from keras_visor.datasets.rendered.canvas import Canvas
+from keras_visor.datasets.rendered.fonts import FONTS
+from keras_visor.datasets.rendered.fonts import UNSEEN_FONTS
+from keras_visor.datasets.rendered.fonts import handwritten_digits
+from keras_visor.datasets.rendered.vocabulary import SEEN
+from keras_visor.datasets.rendered.vocabulary import UNSEEN
 
 SPLITS = ("train", "validation", "test")
-MIN_IMAGE_SIZE = 64
+MIN_IMAGE_SIZE = 96
 
-_DOCUMENTS = (scene.Scene, table.Table, chart.Chart, letter.Letter)
+_DOCUMENTS = (
+    scene.Scene,
+    table.Table,
+    chart.Chart,
+    letter.Letter,
+    form.Form,
+    grid.Grid,
+)
 
 
 class _Family(NamedTuple):
@@ -45,14 +60,34 @@ _FAMILIES = (
     _Family("bar_count", "coarse", chart.Chart, chart.ask_bar_count),
     _Family("stamp_present", "coarse", letter.Letter, letter.ask_stamp_present),
     _Family("stamp_colour", "coarse", letter.Letter, letter.ask_stamp_colour),
+    _Family("bar_label", "coarse", chart.Chart, chart.ask_bar_label),
+    _Family("bar_colour", "coarse", chart.Chart, chart.ask_bar_colour),
+    _Family("cell", "fine", table.Table, table.ask_cell),
+    _Family("sum", "fine", table.Table, table.ask_sum),
+    _Family("item", "fine", table.Table, table.ask_item),
+    _Family("word_below", "fine", letter.Letter, letter.ask_word_below),
+    _Family("word_beside", "fine", letter.Letter, letter.ask_word_beside),
+    _Family("field", "fine", form.Form, form.ask_field),
+    _Family("digit", "fine", grid.Grid, grid.ask_digit),
+    _Family("longest_bar", "compare", chart.Chart, chart.ask_longest_bar),
+    _Family("largest", "compare", table.Table, table.ask_largest),
+    _Family("which_more", "compare", table.Table, table.ask_which_more),
 )
 
 
 def question_families() -> dict[str, tuple[str, ...]]:
     """Returns the names of the question families, by group.
 
-    The group `"coarse"` is answered from a glance at the picture, without
-    reading: colours, shapes, presence, small numbers, kinds of document.
+    - `"coarse"`: answered from a glance at the picture: colours, shapes,
+      presence, small numbers, kinds of document, a bar's label.
+    - `"fine"`: lookups, which relate what stands at different places: a cell
+      by row and column, an item by its value, a field of a form, the word
+      below or beside another, a handwritten digit by row and column.
+    - `"compare"`: the largest, or which of two is more.
+
+    What a cross-attention-only model learns decides between coarse and fine,
+    not how a question sounds. Fine families are easy on some pictures, such
+    as a table of one row: the wording does not tell how hard a question is.
 
     Example:
 
@@ -68,29 +103,35 @@ def question_families() -> dict[str, tuple[str, ...]]:
 
 
 class RenderedPictures:
-    """Pictures of scenes, tables, charts and letters, with questions.
+    """Pictures of scenes and documents, with questions and answers.
+
+    Scenes of coloured shapes, tables, bar charts, letters, forms and grids of
+    handwritten digits. Needs the extra `keras-visor[datasets]`, for fonts and
+    digits.
 
     A sequence of examples, each made from its split, seed and index alone: any
     example can be made at any time, in any process, and is always the same.
     Splits never share a random stream, whatever their seeds.
 
     Each example asks one question of every family that suits its picture (see
-    `question_families`), four to seven in all and in random order. The answers
-    of a family are balanced: its wording alone does not give them away.
+    `question_families`), in random order. The answers of a family are
+    balanced: its wording alone does not give them away.
 
     Args:
         split: string. `"train"`, `"validation"` or `"test"`.
         num_pictures: int. The number of examples.
         seed: int. Another seed gives other examples. Defaults to 0.
-        image_size: int. The side of the square pictures in pixels, at least 64.
-            Defaults to 96.
+        image_size: int. The side of the square pictures in pixels, at least 96.
+            Defaults to 112.
+        unseen: string or `None`. `"font"` or `"words"`: pictures in fonts, or
+            with words, that no other picture has. Defaults to `None`.
 
     Example:
 
     ```python
     pictures = keras_visor.datasets.RenderedPictures("train", 1000)
     example = pictures.example(0)
-    example["image"]  # (96, 96, 3) uint8
+    example["image"]  # (112, 112, 3) uint8
     for question, answer, family in zip(
         example["questions"], example["answers"], example["families"]
     ):
@@ -103,13 +144,20 @@ class RenderedPictures:
         split: str,
         num_pictures: int,
         seed: int = 0,
-        image_size: int = 96,
+        image_size: int = 112,
+        unseen: str | None = None,
     ) -> None:
         if split not in SPLITS:
             raise ValueError(
                 f"`split` must be one of {SPLITS}. Received: split={split!r}"
             )
+        if unseen not in (None, "font", "words"):
+            raise ValueError(
+                "`unseen` must be None, 'font' or 'words'. "
+                f"Received: unseen={unseen!r}"
+            )
         self.split = split
+        self.unseen = unseen
         self.num_pictures = _at_least("num_pictures", num_pictures, 1)
         self.seed = _at_least("seed", seed, 0)
         self.image_size = _at_least("image_size", image_size, MIN_IMAGE_SIZE)
@@ -127,9 +175,12 @@ class RenderedPictures:
             index: int. From 0 to `len(self) - 1`.
 
         Returns:
-            A dictionary of `"image"`, (image_size, image_size, 3) uint8, and of
-            three lists of strings of equal length: `"questions"`, `"answers"`
-            and `"families"`.
+            A dictionary of `"image"`, (image_size, image_size, 3) uint8, of
+            three lists of strings of equal length, `"questions"`, `"answers"`
+            and `"families"`, and of `"words"`, where each word on the picture
+            stands: tuples of its text, its box (left, top, right, bottom) in
+            fractions of the side, and the words beside and above it to which
+            it belongs, or `None`.
 
         Raises:
             IndexError: if `index` is out of range.
@@ -142,8 +193,13 @@ class RenderedPictures:
             )
         rng = self._rng(index)
         background = rng.choice(BACKGROUNDS)
-        shown = rng.choice(_DOCUMENTS).sample(background, rng)
-        canvas = Canvas(self.image_size, background, rng)
+        source = document.Source(
+            UNSEEN if self.unseen == "words" else SEEN,
+            functools.partial(handwritten_digits, self.split),
+        )
+        shown = rng.choice(_DOCUMENTS).sample(background, rng, source)
+        font = rng.choice(UNSEEN_FONTS if self.unseen == "font" else FONTS)
+        canvas = Canvas(self.image_size, background, rng, font)
         shown.draw(canvas, rng)
         image = canvas.finish()
 
@@ -159,6 +215,7 @@ class RenderedPictures:
             "questions": [_spell(question.text, rng) for _, question in asked],
             "answers": [question.answer for _, question in asked],
             "families": [name for name, _ in asked],
+            "words": canvas.words,
         }
 
     def _rng(self, index: int) -> random.Random:

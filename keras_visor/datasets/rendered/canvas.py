@@ -1,12 +1,13 @@
 """The surface that documents are drawn on: background, ink, pen and noise."""
 
-import functools
 import random
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 from PIL import ImageDraw
-from PIL import ImageFont
+
+from keras_visor.datasets.rendered.fonts import load_font
 
 BACKGROUNDS = ("light", "dark")
 
@@ -29,6 +30,19 @@ _GRADIENT = 10
 _MAX_NOISE = 8
 
 
+class Word(NamedTuple):
+    """A word on a picture, and what it belongs to.
+
+    `box` is (left, top, right, bottom) in fractions of the side. `beside` and
+    `above` are the words that name its row and its column, or `None`.
+    """
+
+    text: str
+    box: tuple[float, float, float, float]
+    beside: str | None
+    above: str | None
+
+
 class Canvas:
     """A square picture in the making.
 
@@ -39,17 +53,24 @@ class Canvas:
         image_size: int. The side of the picture in pixels.
         background: string. `"light"` or `"dark"`.
         rng: `random.Random`. Decides tint, gradient, ink, jitter and noise.
+        font: string. One of `fonts.FONTS` or `fonts.UNSEEN_FONTS`.
     """
 
     def __init__(
-        self, image_size: int, background: str, rng: random.Random
+        self,
+        image_size: int,
+        background: str,
+        rng: random.Random,
+        font: str = "Aileron",
     ) -> None:
         self._size = image_size
+        self._font = font
         self._rng = rng
         self._noise = np.random.default_rng(rng.getrandbits(64))
         self._image = Image.fromarray(self._paper(background))
         self._pen = ImageDraw.Draw(self._image)
         self.ink = (rng.randint(*_INK_TONE[background]),) * 3
+        self.words: list[Word] = []
 
     def _paper(self, background: str) -> np.ndarray:
         tone = self._rng.randint(*_BACKGROUND_TONE[background])
@@ -82,19 +103,50 @@ class Canvas:
     def line(self, start, end, fill) -> None:
         self._pen.line(self._pixels([start, end]), fill)
 
-    def text(self, place, text, height, fill, anchor="lm") -> None:
+    def text(
+        self,
+        place,
+        text,
+        height,
+        fill,
+        anchor="lm",
+        beside=None,
+        above=None,
+    ) -> None:
         """Draws text; `anchor` as in Pillow: "lm" is left, middle."""
-        self._pen.text(
-            self._pixels([place])[0],
-            text,
-            fill=fill,
-            font=_font(self._text_pixels(height)),
-            anchor=anchor,
+        options = {"font": self._sized(height), "anchor": anchor}
+        (where,) = self._pixels([place])
+        self._pen.text(where, text, fill=fill, **options)
+        box = self._pen.textbbox(where, text, **options)
+        self._note(text, box, beside, above)
+
+    def handwriting(self, place, side, digit, strokes, beside, above) -> None:
+        """Draws a digit's `strokes`, an array of ink, around a place."""
+        pixels = max(round(side * self._size), 8)
+        ((x, y),) = self._pixels([place])
+        left, top = x - pixels // 2, y - pixels // 2
+        mask = Image.fromarray((strokes * 255).astype(np.uint8)).resize(
+            (pixels, pixels), Image.Resampling.BICUBIC
         )
+        self._image.paste(self.ink, (left, top), mask)
+        box = (left, top, left + pixels, top + pixels)
+        self._note(digit, box, beside, above)
+
+    def fit(self, texts, height, width) -> float:
+        """The greatest height, `height` at most, at which texts fit."""
+        while max(self.text_width(text, height) for text in texts) > width:
+            height -= 0.5 / self._size
+        return height
 
     def text_width(self, text: str, height: float) -> float:
-        font = _font(self._text_pixels(height))
-        return font.getlength(text) / self._size
+        return self._sized(height).getlength(text) / self._size
+
+    def _sized(self, height):
+        return load_font(self._font, round(height * self._size))
+
+    def _note(self, text, box, beside, above) -> None:
+        box = tuple(edge / self._size for edge in box)
+        self.words.append(Word(text, box, beside, above))
 
     def finish(self) -> np.ndarray:
         """Returns the picture, (image_size, image_size, 3) uint8, with noise.
@@ -110,12 +162,3 @@ class Canvas:
         # Both ends belong to what Pillow draws, so the last pixel is size - 1.
         scale = self._size - 1
         return [(round(x * scale), round(y * scale)) for x, y in points]
-
-    def _text_pixels(self, height: float) -> int:
-        return round(height * self._size)
-
-
-@functools.cache
-def _font(pixels: int) -> ImageFont.FreeTypeFont:
-    # The font that ships inside Pillow: the same letters on every machine.
-    return ImageFont.load_default(pixels)

@@ -8,6 +8,7 @@ from keras_visor.datasets.rendered.canvas import COLOURS
 from keras_visor.datasets.rendered.canvas import Canvas
 from keras_visor.datasets.rendered.document import Document
 from keras_visor.datasets.rendered.document import Question
+from keras_visor.datasets.rendered.document import Source
 from keras_visor.datasets.rendered.document import article
 from keras_visor.datasets.rendered.document import yes_or_no
 
@@ -33,13 +34,18 @@ class Chart(Document):
     bars: tuple[Bar, ...]
 
     @classmethod
-    def sample(cls, background: str, rng: random.Random) -> "Chart":
+    def sample(
+        cls, background: str, rng: random.Random, source: Source
+    ) -> "Chart":
+        del source  # Its words are common to all charts.
         count = rng.choice(list(COUNTS))
         colours = rng.sample(list(COLOURS), count)
         labels = rng.sample(LABELS, count)
         bars = tuple(
-            Bar(colour, label, rng.uniform(0.25, 1))
-            for colour, label in zip(colours, labels, strict=True)
+            Bar(colour, label, length)
+            for colour, label, length in zip(
+                colours, labels, _sample_lengths(count, rng), strict=True
+            )
         )
         return cls(background, rng.choice(TITLES), bars)
 
@@ -51,6 +57,7 @@ class Chart(Document):
         slot = (right - left) / len(self.bars)
         bar_width = slot * rng.uniform(0.55, 0.75)
 
+        label_height = canvas.fit(LABELS, _LABEL_HEIGHT, slot - 0.02)
         middle = ((left + right) / 2, 0.08)
         canvas.text(middle, self.title, _TITLE_HEIGHT, canvas.ink, "mm")
         for place, (colour, label, length) in enumerate(self.bars):
@@ -63,8 +70,19 @@ class Chart(Document):
                 canvas.colour(colour),
             )
             below = (x, bottom + 0.08)
-            canvas.text(below, label, _LABEL_HEIGHT, canvas.ink, "mm")
+            canvas.text(
+                below, label, label_height, canvas.ink, "mm", above=colour
+            )
         canvas.line((left, bottom), (right, bottom), canvas.ink)
+
+
+def _sample_lengths(count: int, rng: random.Random) -> list[float]:
+    """Lengths of which the longest stands out."""
+    longest = rng.uniform(0.6, 1)
+    others = [rng.uniform(0.25, longest - 0.08) for _ in range(count - 1)]
+    lengths = [longest, *others]
+    rng.shuffle(lengths)
+    return lengths
 
 
 def ask_bar_present(chart: Chart, rng: random.Random) -> Question:
@@ -93,3 +111,38 @@ def ask_bar_count(chart: Chart, rng: random.Random) -> Question:
         ]
     )
     return Question(text, COUNTS[len(chart.bars)])
+
+
+def ask_bar_label(chart: Chart, rng: random.Random) -> Question:
+    bar = rng.choice(chart.bars)
+    text = rng.choice(
+        [
+            f"what is the label of the {bar.colour} bar?",
+            f"which day has the {bar.colour} bar?",
+            f"what is written under the {bar.colour} bar?",
+        ]
+    )
+    return Question(text, bar.label)
+
+
+def ask_bar_colour(chart: Chart, rng: random.Random) -> Question:
+    bar = rng.choice(chart.bars)
+    text = rng.choice(
+        [
+            f"what colour is the bar of {bar.label}?",
+            f"what color is the bar {bar.label}?",
+            f"which colour does {bar.label} have?",
+        ]
+    )
+    return Question(text, bar.colour)
+
+
+def ask_longest_bar(chart: Chart, rng: random.Random) -> Question:
+    text = rng.choice(
+        [
+            "which day has the longest bar?",
+            "what is the label of the longest bar?",
+            "on which day was it the most?",
+        ]
+    )
+    return Question(text, max(chart.bars, key=lambda bar: bar.length).label)

@@ -2,19 +2,30 @@
 
 import abc
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 from typing import NamedTuple
 
+import numpy as np
+
 from keras_visor.datasets.rendered.canvas import BACKGROUNDS
 from keras_visor.datasets.rendered.canvas import Canvas
+from keras_visor.datasets.rendered.vocabulary import Vocabulary
 
-KINDS = ("scene", "table", "chart", "letter")
+KINDS = ("scene", "table", "chart", "letter", "form", "grid")
 
 
 class Question(NamedTuple):
     text: str
     answer: str
+
+
+class Source(NamedTuple):
+    """Where a document's words and handwritten digits come from."""
+
+    vocabulary: Vocabulary
+    digits: Callable[[], dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -26,7 +37,9 @@ class Document(abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def sample(cls, background: str, rng: random.Random) -> "Document":
+    def sample(
+        cls, background: str, rng: random.Random, source: Source
+    ) -> "Document":
         """Makes up the content of a document."""
 
     @abc.abstractmethod
@@ -39,7 +52,7 @@ def ask_kind(document: Document, rng: random.Random) -> Question:
         [
             "what kind of picture is this?",
             "what kind of document is this?",
-            "is this a scene, a table, a chart or a letter?",
+            "what does the picture show?",
         ]
     )
     return Question(text, document.kind)

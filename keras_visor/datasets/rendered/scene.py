@@ -10,6 +10,7 @@ from keras_visor.datasets.rendered.canvas import COLOURS
 from keras_visor.datasets.rendered.canvas import Canvas
 from keras_visor.datasets.rendered.document import Document
 from keras_visor.datasets.rendered.document import Question
+from keras_visor.datasets.rendered.document import Source
 from keras_visor.datasets.rendered.document import article
 from keras_visor.datasets.rendered.document import yes_or_no
 
@@ -76,7 +77,10 @@ class Scene(Document):
     shapes: tuple[ColouredShape, ...]
 
     @classmethod
-    def sample(cls, background: str, rng: random.Random) -> "Scene":
+    def sample(
+        cls, background: str, rng: random.Random, source: Source
+    ) -> "Scene":
+        del source  # There is nothing to read in a scene.
         count = rng.randint(1, len(COUNTS))
         return cls(background, tuple(rng.choices(_COLOURED_SHAPES, k=count)))
 
