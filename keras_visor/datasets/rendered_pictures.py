@@ -123,6 +123,8 @@ class RenderedPictures:
         seed: int. Another seed gives other examples. Defaults to 0.
         image_size: int. The side of the square pictures in pixels, at least 96.
             Defaults to 112.
+        rounds: int. How often a family is asked of a picture, for training;
+            what comes out alike is asked once. Defaults to 1.
         unseen: string or `None`. `"font"` or `"words"`: pictures in fonts, or
             with words, that no other picture has. Defaults to `None`.
 
@@ -145,6 +147,7 @@ class RenderedPictures:
         num_pictures: int,
         seed: int = 0,
         image_size: int = 112,
+        rounds: int = 1,
         unseen: str | None = None,
     ) -> None:
         if split not in SPLITS:
@@ -161,6 +164,7 @@ class RenderedPictures:
         self.num_pictures = _at_least("num_pictures", num_pictures, 1)
         self.seed = _at_least("seed", seed, 0)
         self.image_size = _at_least("image_size", image_size, MIN_IMAGE_SIZE)
+        self.rounds = _at_least("rounds", rounds, 1)
 
     def __len__(self) -> int:
         return self.num_pictures
@@ -203,12 +207,13 @@ class RenderedPictures:
         shown.draw(canvas, rng)
         image = canvas.finish()
 
-        asked = []
-        for family in _FAMILIES:
+        asked = {}
+        for family in _FAMILIES * self.rounds:
             if isinstance(shown, family.asked_of):
                 question = family.ask(shown, rng)
                 if question is not None:
-                    asked.append((family.name, question))
+                    asked[family.name, question] = None
+        asked = list(asked)
         rng.shuffle(asked)
         return {
             "image": image,

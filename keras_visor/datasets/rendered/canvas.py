@@ -31,10 +31,11 @@ _MAX_NOISE = 8
 
 
 class Word(NamedTuple):
-    """A word on a picture, and what it belongs to.
+    """A word or a coloured thing on a picture, and what it belongs to.
 
-    `box` is (left, top, right, bottom) in fractions of the side. `beside` and
-    `above` are the words that name its row and its column, or `None`.
+    `text` is what is written, or colour and thing, as in "red star". `box` is
+    (left, top, right, bottom) in fractions of the side. `beside` and `above`
+    are the words that name its row and its column, or `None`.
     """
 
     text: str
@@ -146,6 +147,10 @@ class Canvas:
 
     def _note(self, text, box, beside, above) -> None:
         box = tuple(edge / self._size for edge in box)
+        self.note(text, box, beside, above)
+
+    def note(self, text, box, beside=None, above=None) -> None:
+        """Notes where something is that has been drawn."""
         self.words.append(Word(text, box, beside, above))
 
     def finish(self) -> np.ndarray:

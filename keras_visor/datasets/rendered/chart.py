@@ -62,13 +62,14 @@ class Chart(Document):
         canvas.text(middle, self.title, _TITLE_HEIGHT, canvas.ink, "mm")
         for place, (colour, label, length) in enumerate(self.bars):
             x = left + (place + 0.5) * slot
-            canvas.rectangle(
+            box = (
                 x - bar_width / 2,
                 bottom - length * (bottom - top),
                 x + bar_width / 2,
                 bottom,
-                canvas.colour(colour),
             )
+            canvas.rectangle(*box, canvas.colour(colour))
+            canvas.note(f"{colour} bar", box, above=label)
             below = (x, bottom + 0.08)
             canvas.text(
                 below, label, label_height, canvas.ink, "mm", above=colour

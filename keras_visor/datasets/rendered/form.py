@@ -1,6 +1,7 @@
 """Forms: one to four fields, each with its name beside or above its value."""
 
 import random
+import re
 from dataclasses import dataclass
 
 from keras_visor.datasets.rendered.canvas import Canvas
@@ -56,9 +57,11 @@ class Form(Document):
             x += value_offset
             y += 0 if beside else 0.44 * row_height
             role = {"beside" if beside else "above": name}
-            for word in value.split():
-                canvas.text((x, y), word, text_height, canvas.ink, **role)
-                x += canvas.text_width(word, text_height) + 0.05
+            gap = 0 if ":" in value else 0.05
+            for word in re.split("(:)| ", value):
+                if word:
+                    canvas.text((x, y), word, text_height, canvas.ink, **role)
+                    x += canvas.text_width(word, text_height) + gap
             if underlined:
                 start = left + column * cell_width + value_offset
                 below = y + 0.07

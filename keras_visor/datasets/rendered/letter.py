@@ -70,7 +70,9 @@ class Letter(Document):
             y = rng.uniform(y + 0.16, 0.88)
             radius = _STAMP_RADIUS
             fill = canvas.colour(self.stamp_colour)
-            canvas.ellipse(x - radius, y - radius, x + radius, y + radius, fill)
+            box = (x - radius, y - radius, x + radius, y + radius)
+            canvas.ellipse(*box, fill)
+            canvas.note(f"{self.stamp_colour} stamp", box)
 
 
 def ask_stamp_present(letter: Letter, rng: random.Random) -> Question:

@@ -92,6 +92,8 @@ class Scene(Document):
             x += rng.uniform(-slack, slack)
             y += rng.uniform(-slack, slack)
             SHAPES[shape](canvas, x, y, radius, canvas.colour(colour))
+            box = (x - radius, y - radius, x + radius, y + radius)
+            canvas.note(f"{colour} {shape}", box)
 
 
 def ask_shape_colour(scene: Scene, rng: random.Random) -> Question | None:

@@ -1,0 +1,141 @@
+"""Batches of conversations about fresh pictures, with labels."""
+
+import keras
+import numpy as np
+from supervision import ROLES
+from supervision import label_tokens
+
+from keras_visor.datasets import RenderedPictures
+
+# Questions that share a picture's visual tokens: turns of one conversation.
+TURNS = 6
+ROUNDS = 3
+# How often a question family is drawn; 1.0 where nothing is said.
+WEIGHTS = {
+    **dict.fromkeys(("document_kind", "is_document_kind", "background"), 0.1),
+    **dict.fromkeys(("stamp_present", "bar_count", "shape_count"), 0.3),
+    **dict.fromkeys(("header_colour", "stamp_colour"), 0.3),
+}
+
+
+class Conversations(keras.utils.PyDataset):
+    """A slice of an endless stream of batches.
+
+    Args:
+        preprocessor: The model's preprocessor.
+        first: int. The number of the first batch in the stream.
+        steps: int. How many batches.
+        batch_size: int. Pictures in a batch.
+        targets: "answer" and names of `ROLES`, what there are labels for.
+        draw_budget: function from a NumPy generator and the number of the
+            batch to the budget's index.
+        seed: int.
+    """
+
+    def __init__(
+        self,
+        preprocessor,
+        first,
+        steps,
+        batch_size,
+        targets,
+        draw_budget,
+        seed,
+    ):
+        super().__init__(workers=1)
+        self.preprocessor = preprocessor
+        self.first = first
+        self.steps = steps
+        self.batch_size = batch_size
+        self.targets = targets
+        self.draw_budget = draw_budget
+        self.seed = seed
+        self.pictures = RenderedPictures(
+            "train", 10**9, seed=seed, rounds=ROUNDS
+        )
+
+    def __len__(self):
+        return self.steps
+
+    def __getitem__(self, index):
+        step = self.first + index
+        generator = np.random.default_rng([self.seed, step])
+        examples = [
+            self.pictures.example(step * self.batch_size + sample)
+            for sample in range(self.batch_size)
+        ]
+        prompts, responses = zip(
+            *(converse(example, generator) for example in examples),
+            strict=True,
+        )
+        budget = self.draw_budget(generator, step)
+        x, y, _ = self.preprocessor(
+            {
+                "prompts": list(prompts),
+                "responses": list(responses),
+                "images": [example["image"] for example in examples],
+                "budget": [budget] * self.batch_size,
+            },
+            sequence_length=TURNS * 30,
+        )
+        weight = weigh_answers(self.preprocessor.tokenizer, x, y)
+        longest = x["padding_mask"].sum(axis=1).max()
+        for name in ("token_ids", "padding_mask", "text_positions"):
+            x[name] = x[name][:, :longest]
+        tokens = x["vision_mask"].sum(axis=1).max()
+        for name in x:
+            if name.startswith("vision"):
+                x[name] = x[name][:, :tokens]
+        x["labelled"], labels, shares = label_tokens(examples)
+        if budget == 0:
+            # Without self-attention no token learns where it stands.
+            shares[..., 2:] = 0.0
+        y, weight = {"answer": y[:, :longest]}, {"answer": weight[:, :longest]}
+        for role, name in enumerate(ROLES):
+            y[name], weight[name] = labels[..., role], shares[..., role]
+        return x, *(
+            {name: values[name] for name in self.targets}
+            for values in (y, weight)
+        )
+
+
+def converse(example, generator):
+    """Questions of a picture as a conversation: prompt and last answer."""
+    *turns, last = draw_questions(example, generator, TURNS)
+    prompt = "<|im_start|>user <image>\n"
+    for question, answer, _ in turns:
+        prompt += (
+            f"{question}<|im_end|><|im_start|>assistant\n"
+            f"{answer}<|im_end|><|im_start|>user \n"
+        )
+    return f"{prompt}{last[0]}<|im_end|><|im_start|>assistant\n", last[1]
+
+
+def draw_questions(example, generator, count):
+    """Up to `count` tuples of question, answer and family, by `WEIGHTS`."""
+    columns = (example[name] for name in ("questions", "answers", "families"))
+    asked = list(zip(*columns, strict=True))
+    shares = np.array([WEIGHTS.get(family, 1.0) for _, _, family in asked])
+    chosen = generator.choice(
+        len(asked),
+        min(count, len(asked)),
+        replace=False,
+        p=shares / shares.sum(),
+    )
+    return [asked[index] for index in chosen]
+
+
+def weigh_answers(tokenizer, x, y):
+    """1.0 where the next token belongs to an answer, of whichever turn."""
+    header = tokenizer("<|im_start|>assistant\n")
+    weight = np.zeros(y.shape, "float32")
+    for row, ids in enumerate(x["token_ids"]):
+        length = x["padding_mask"][row].sum()
+        answering = False
+        for at in range(len(header) - 1, length):
+            if ids[at - len(header) + 1 : at + 1].tolist() == header:
+                answering = True
+            weight[row, at] = answering
+            if y[row, at] == tokenizer.end_token_id:
+                answering = False
+    return weight
