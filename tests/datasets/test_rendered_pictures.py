@@ -1,6 +1,7 @@
 import collections
 import colorsys
 import hashlib
+import itertools
 import re
 import subprocess
 import sys
@@ -10,8 +11,13 @@ import pytest
 
 from keras_visor.datasets import RenderedPictures
 from keras_visor.datasets import question_families
+from keras_visor.datasets.rendered.fonts import FONTS
+from keras_visor.datasets.rendered.fonts import UNSEEN_FONTS
+from keras_visor.datasets.rendered.fonts import handwritten_digits
+from keras_visor.datasets.rendered.vocabulary import SEEN
+from keras_visor.datasets.rendered.vocabulary import UNSEEN
 
-KINDS = ("scene", "table", "chart", "letter")
+KINDS = ("scene", "table", "chart", "letter", "form", "grid")
 SHAPES = ("circle", "square", "triangle", "cross", "star")
 NUMBERS = ("zero", "one", "two", "three", "four", "five")
 # What people call these hues, in degrees: not the generator's own palette.
@@ -27,13 +33,13 @@ HUES = {
 
 @pytest.fixture(scope="module")
 def examples():
-    return list(RenderedPictures("test", 2000, seed=5))
+    return list(RenderedPictures("test", 3000, seed=5))
 
 
 @pytest.fixture(scope="module")
 def read_examples(examples):
     """Those whose pictures are read pixel by pixel, which takes longer."""
-    return examples[:800]
+    return examples[:1800]
 
 
 def questions_of(examples, family):
@@ -140,7 +146,7 @@ def test_shape_of_example():
     example = RenderedPictures("train", 3, image_size=128).example(2)
     assert example["image"].shape == (128, 128, 3)
     assert example["image"].dtype == np.uint8
-    assert 4 <= len(example["questions"]) <= 7
+    assert 4 <= len(example["questions"]) <= 9
     assert len(example["questions"]) == len(example["answers"])
     assert len(example["questions"]) == len(example["families"])
     assert len(set(example["families"])) == len(example["families"])
@@ -196,10 +202,17 @@ def test_family_names(examples):
     listed = [name for names in question_families().values() for name in names]
     asked = {family for example in examples for family in example["families"]}
     assert sorted(listed) == sorted(asked)
-    assert set(question_families()) == {"coarse"}
+    assert set(question_families()) == {"coarse", "fine", "compare"}
 
 
-@pytest.mark.parametrize("family", question_families()["coarse"])
+COARSE = tuple(
+    family
+    for family in question_families()["coarse"]
+    if not family.startswith("bar_") or family == "bar_present"
+)
+
+
+@pytest.mark.parametrize("family", COARSE)
 def test_answers_are_balanced(examples, family):
     answers = collections.defaultdict(collections.Counter)
     for _, question, answer in questions_of(examples, family):
@@ -300,6 +313,192 @@ def test_stamp(read_examples):
         assert read_shape(blob) == "circle"
 
 
+# Where what is asked for stands: told by what is drawn, in which the answer
+# has to be found by its neighbours.
+def words_of(examples, family):
+    for example in examples:
+        for question, answer, name in zip(
+            example["questions"],
+            example["answers"],
+            example["families"],
+            strict=True,
+        ):
+            if name == family:
+                words = re.findall(r"[A-Za-z]+|[0-9]+", question)
+                yield example["words"], words, answer
+
+
+def drawn(words, **belongs):
+    """What is drawn at one place, read from left to right."""
+    return " ".join(
+        word.text
+        for word in words
+        if all(getattr(word, role) == to for role, to in belongs.items())
+    ).replace(" : ", ":")
+
+
+def test_cells(examples):
+    for words, asked, answer in words_of(examples, "cell"):
+        names = set(asked)
+        (found,) = (
+            word.text for word in words if {word.beside, word.above} <= names
+        )
+        assert found == answer
+    for words, asked, answer in words_of(examples, "sum"):
+        columns = {word.above for word in words} & set(asked)
+        (column,) = columns
+        *values, total = (
+            int(word.text) for word in words if word.above == column
+        )
+        assert str(total) == answer
+        assert sum(values) == total
+
+
+def test_items_by_value(examples):
+    for words, asked, answer in words_of(examples, "item"):
+        (column,) = {word.above for word in words} & set(asked)
+        (value,) = (word for word in asked if word.isdigit())
+        matching = [
+            word.beside
+            for word in words
+            if (word.text, word.above) == (value, column)
+            and word.beside != "sum"
+        ]
+        assert matching == [answer]
+
+
+def test_comparisons(examples):
+    for words, asked, answer in words_of(examples, "largest"):
+        (column,) = {word.above for word in words} & set(asked)
+        values = {
+            word.beside: int(word.text)
+            for word in words
+            if word.above == column and word.beside != "sum"
+        }
+        assert max(values, key=values.get) == answer
+    for words, asked, answer in words_of(examples, "which_more"):
+        (column,) = {word.above for word in words} & set(asked)
+        values = {
+            word.beside: int(word.text)
+            for word in words
+            if word.above == column
+            and word.beside.lower() in [name.lower() for name in asked]
+        }
+        assert len(values) == 2
+        assert max(values, key=values.get) == answer
+    for words, _, answer in words_of(examples, "longest_bar"):
+        heights = {
+            word.above: word.box[3] - word.box[1]
+            for word in words
+            if word.text.endswith(" bar")
+        }
+        assert max(heights, key=heights.get) == answer
+
+
+def test_words_below_and_beside(examples):
+    for family, role in (("word_below", "above"), ("word_beside", "beside")):
+        for words, asked, answer in words_of(examples, family):
+            # Which of the words in the question is asked about: the last one
+            # that stands on the picture.
+            shown = {getattr(word, role): word.text for word in words}
+            matching = [name for name in asked if shown.get(name) == answer]
+            assert matching, (asked, answer)
+
+
+def test_fields(examples):
+    for words, asked, answer in words_of(examples, "field"):
+        name = asked[-1]
+        found = drawn(words, beside=name) or drawn(words, above=name)
+        assert found == answer
+
+
+def test_digits(examples):
+    for words, asked, answer in words_of(examples, "digit"):
+        (row,) = {"top", "mid", "low"} & set(asked)
+        (column,) = {"A", "B", "C"} & set(asked)
+        assert drawn(words, beside=row, above=column) == answer
+
+
+def test_bar_labels(examples):
+    for words, asked, answer in words_of(examples, "bar_label"):
+        (colour,) = set(HUES) & set(asked)
+        assert drawn(words, text=f"{colour} bar") == f"{colour} bar"
+        assert answer in [word.text for word in words if word.above == colour]
+    for words, asked, answer in words_of(examples, "bar_colour"):
+        labels = {word.text: word.above for word in words}
+        assert answer in [labels.get(name) for name in asked]
+
+
+def test_neighbours_are_where_they_are_said_to_be(examples):
+    for example in examples:
+        boxes = {word.text: word.box for word in example["words"]}
+        for word in example["words"]:
+            left, top, right, bottom = word.box
+            assert 0 <= left < right <= 1 and 0 <= top < bottom <= 1, word
+            middle = (top + bottom) / 2
+            if word.beside is not None:
+                beside = boxes[word.beside]
+                assert beside[2] <= left + 0.01, (word, beside)
+                assert beside[1] - 0.04 < middle < beside[3] + 0.04
+            if word.above in boxes and " " not in word.text:
+                above = boxes[word.above]
+                assert above[3] <= top + 0.03, (word, above)
+
+
+def test_words_do_not_overlap(examples):
+    for example in examples:
+        written = [w for w in example["words"] if " " not in w.text]
+        for index, one in enumerate(written):
+            for other in written[index + 1 :]:
+                across = min(one.box[2], other.box[2]) - max(
+                    one.box[0], other.box[0]
+                )
+                down = min(one.box[3], other.box[3]) - max(
+                    one.box[1], other.box[1]
+                )
+                assert across <= 0.01 or down <= 0.01, (one, other)
+
+
+def test_handwriting_differs_between_splits():
+    train, validation, test = (
+        {image.tobytes() for images in digits.values() for image in images}
+        for digits in map(handwritten_digits, ("train", "validation", "test"))
+    )
+    assert len(train) + len(validation) + len(test) == 1797
+    assert not train & validation and not (train | validation) & test
+
+
+def test_unseen_words_and_fonts():
+    def written(**options):
+        pictures = RenderedPictures("test", 600, **options)
+        return {word.text for each in pictures for word in each["words"]}
+
+    seen, unseen = written(), written(unseen="words")
+    new = set(itertools.chain.from_iterable(UNSEEN))
+    assert new <= unseen
+    assert not new & seen
+    assert not set(FONTS) & set(UNSEEN_FONTS)
+    assert not set(itertools.chain.from_iterable(SEEN)) & new
+
+
+def test_rounds_ask_more_of_the_same_picture():
+    once = RenderedPictures("train", 60).example
+    thrice = RenderedPictures("train", 60, rounds=3).example
+    counts = [
+        [len(example(index)["questions"]) for index in range(60)]
+        for example in (once, thrice)
+    ]
+    assert all(few <= many for few, many in zip(*counts, strict=True))
+    assert sum(counts[1]) > 1.5 * sum(counts[0])
+    for index in range(60):
+        example = thrice(index)
+        asked = list(
+            zip(example["questions"], example["families"], strict=True)
+        )
+        assert len({(q.lower(), f) for q, f in asked}) == len(asked)
+        assert np.array_equal(example["image"], once(index)["image"])
+
+
 def test_document_kind_agrees_with_what_else_is_asked(examples):
     for example in examples:
         asked = dict(zip(example["families"], example["answers"], strict=True))
@@ -308,6 +507,8 @@ def test_document_kind_agrees_with_what_else_is_asked(examples):
             "header_colour": "table",
             "bar_count": "chart",
             "stamp_present": "letter",
+            "field": "form",
+            "digit": "grid",
         }
         (family,) = telling.keys() & asked.keys()
         assert asked["document_kind"] == telling[family]
@@ -340,7 +541,9 @@ def test_nothing_touches_the_edge(examples):
         ({"num_pictures": True}, TypeError, "`num_pictures`.*True"),
         ({"seed": -1}, ValueError, "`seed`.*at least 0.*-1"),
         ({"seed": None}, TypeError, "`seed`.*None"),
-        ({"image_size": 63}, ValueError, "`image_size`.*at least 64.*63"),
+        ({"image_size": 95}, ValueError, "`image_size`.*at least 96.*95"),
+        ({"rounds": 0}, ValueError, "`rounds`.*at least 1"),
+        ({"unseen": "fonts"}, ValueError, "`unseen`.*'font' or 'words'.*fonts"),
         ({"image_size": (96, 96)}, TypeError, "`image_size`"),
     ],
 )
