@@ -1,7 +1,9 @@
 # make demo   install the package with JAX and ask the bundled model a question
 # make test   install everything and run the tests on all three backends
 # make lint   what CI and pre-commit check
-# make train  train the bundled model again (resumes from runs/)
+# make train  train the bundled model again: hours (resumes from runs/)
+# make claims measure on fresh pictures what the bundled model shows, with
+#             SEED, SAMPLES and OUT as you like
 # make bench  measure time and memory beside transformers: hours, alone on a
 #             machine; resumes, so delete benchmarks/results.json to start anew
 # make bench-plots  draw what it measured
@@ -11,7 +13,7 @@ BACKENDS ?= jax tensorflow torch
 BIN = .venv/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test lint train bench bench-plots
+.PHONY: demo test lint train claims bench bench-plots
 
 demo: .venv/demo
 	mkdir -p outputs
@@ -30,7 +32,14 @@ lint: .venv/dev
 	$(BIN)/ruff format --check .
 
 train: .venv/dev
-	KERAS_BACKEND=torch $(BIN)/python examples/train_visor_tiny.py
+	KERAS_BACKEND=torch $(BIN)/python examples/visor_tiny/train.py
+
+SEED ?= 0
+SAMPLES ?= 5000
+OUT ?= outputs/claims
+claims: .venv/dev
+	KERAS_BACKEND=torch $(BIN)/python examples/visor_tiny/claims.py \
+		--seed $(SEED) --samples $(SAMPLES) --out $(OUT)
 
 bench: .venv/dev
 	$(BIN)/python benchmarks/speed.py --resume

@@ -21,10 +21,16 @@ PATCH_SIZE = 8
 PATCHES_PER_SIDE = TILE_SIZE // PATCH_SIZE
 SERVING_LENGTH = 128
 
+ENCODER = {
+    "hidden_dim": 128,
+    "num_layers": 2,
+    "num_heads": 4,
+    "intermediate_dim": 512,
+}
+
 NUM_LAYERS = 9
 CROSS_ATTENTION_LAYERS = (0, 3, 7)
-# The last one right before a cross-attention, which reads what it has
-# related: more than all others together (see lab notes in the README).
+# The last one before a cross-attention, which reads what it has related.
 SELF_ATTENTION_LAYERS = (2, 4, 6)
 
 
@@ -60,15 +66,29 @@ def make_tokenizer(words):
     return keras_visor.VisorTokenizer(tokenizer.to_str())
 
 
-def make_model(words, dtype="float32"):
+def universal_layout():
+    """All budgets of the layers that were found to work best."""
+    return {
+        "cross_attention_layers": CROSS_ATTENTION_LAYERS,
+        "self_attention_layers": SELF_ATTENTION_LAYERS,
+        "budgets": all_budgets(),
+    }
+
+
+def make_model(words, layout, dtype="float32"):
+    """An untrained model.
+
+    Args:
+        words: list of strings that are to be tokens.
+        layout: dict of the arguments of `VisorBackbone` that say which layers
+            look at the image.
+        dtype: The dtype policy. Defaults to `"float32"`.
+    """
     tokenizer = make_tokenizer(words)
     backbone = keras_visor.VisorBackbone(
         vision_encoder=keras_hub.models.SigLIPVisionEncoder(
             patch_size=PATCH_SIZE,
-            hidden_dim=128,
-            num_layers=2,
-            num_heads=4,
-            intermediate_dim=256,
+            **ENCODER,
             image_shape=(TILE_SIZE, TILE_SIZE, 3),
             dtype=dtype,
         ),
@@ -79,10 +99,8 @@ def make_model(words, dtype="float32"):
         hidden_dim=128,
         intermediate_dim=352,
         rope_max_wavelength=10000.0,
-        cross_attention_layers=CROSS_ATTENTION_LAYERS,
-        self_attention_layers=SELF_ATTENTION_LAYERS,
-        budgets=all_budgets(),
         dtype=dtype,
+        **layout,
     )
     start_as_similarity(backbone)
     converter = keras_visor.VisorImageConverter(

@@ -64,26 +64,34 @@ def label_tokens(examples):
         indices into `WORDS`; and float32 weights of that shape, 0 where a
         token has no such label.
     """
-    found = [_label_picture(example["words"]) for example in examples]
-    most = max(1, *(len(tokens) for tokens in found))
+    found = [label_words(example["words"]) for example in examples]
+    most = max(1, *(len(patches) for patches, _, _ in found))
     places = np.zeros((len(found), most), "int32")
     labels = np.zeros((len(found), most, len(ROLES)), "int32")
     weights = np.zeros(labels.shape, "float32")
-    for row, tokens in enumerate(found):
-        for column, (place, words) in enumerate(tokens.items()):
-            places[row, column] = place
-            for role, word in enumerate(words):
-                if word in _INDEX:
-                    labels[row, column, role] = _INDEX[word]
-                    weights[row, column, role] = 1.0
+    for row, (patches, words, shares) in enumerate(found):
+        # The picture in small comes first, and each row ends in a newline.
+        tokens = _FIRST + patches + patches // _ROWS
+        places[row, : len(patches)] = tokens
+        labels[row, : len(patches)] = words
+        weights[row, : len(patches)] = shares
     return places, labels, weights
 
 
-def _label_picture(words):
-    """From visual tokens to what they show and belong to, by role."""
+def label_words(words):
+    """Labels for the patches that show words.
+
+    Args:
+        words: list of what `RenderedPictures` gives as `"words"`.
+
+    Returns:
+        Three arrays: int (labelled,), patches of the whole picture, row by
+        row; int32 (labelled, roles), indices into `WORDS`; and float32
+        weights of that shape, 0 where a patch has no such label.
+    """
     grid = np.arange(_ROWS)
     centres = (grid + 0.5) / _ROWS
-    tokens = {}
+    patches = {}
     for text, (left, top, right, bottom), beside, above in words:
         across = (left - _MARGIN < centres) & (centres < right + _MARGIN)
         down = (top < centres) & (centres < bottom)
@@ -91,9 +99,17 @@ def _label_picture(words):
             down = abs(centres - (top + bottom) / 2) <= 0.5 / _ROWS
         for row in grid[down]:
             for column in grid[across]:
-                place = _FIRST + row * (_ROWS + 1) + column
-                tokens[place] = (*_parts(text), beside, above)
-    return tokens
+                roles = (*_parts(text), beside, above)
+                patches[row * _ROWS + column] = roles
+    known = [[word in _INDEX for word in roles] for roles in patches.values()]
+    labels = [
+        [_INDEX.get(word, 0) for word in roles] for roles in patches.values()
+    ]
+    return (
+        np.array(list(patches), "int32"),
+        np.array(labels, "int32").reshape(-1, len(ROLES)),
+        np.array(known, "float32").reshape(-1, len(ROLES)),
+    )
 
 
 def _parts(text):
@@ -129,16 +145,15 @@ class TokenLabels(keras.layers.Layer):
             ]
         )
 
-    def build(self, vision_shape, places_shape):
+    def build(self, vision_shape):
         width = vision_shape[-1]
         self.maps = [
             self.add_weight((width, width), initializer="identity", name=role)
             for role in ROLES
         ]
 
-    def call(self, vision, places):
+    def call(self, vision):
         rows = ops.transpose(ops.sum(self._embed(self._ids), axis=1))
-        vision = ops.take_along_axis(vision, places[:, :, None], axis=1)
         vision = ops.rms_normalization(vision)
         return {
             role: ops.matmul(ops.matmul(vision, mapping), rows)

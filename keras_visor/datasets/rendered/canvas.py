@@ -121,7 +121,9 @@ class Canvas:
         box = self._pen.textbbox(where, text, **options)
         self._note(text, box, beside, above)
 
-    def handwriting(self, place, side, digit, strokes, beside, above) -> None:
+    def handwriting(
+        self, place, side, digit, strokes, beside=None, above=None
+    ) -> None:
         """Draws a digit's `strokes`, an array of ink, around a place."""
         pixels = max(round(side * self._size), 8)
         ((x, y),) = self._pixels([place])

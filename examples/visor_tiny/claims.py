@@ -1,0 +1,307 @@
+"""Measure what VISOR claims on fresh pictures, from the bundled weights.
+
+    make claims
+    make claims SEED=1 SAMPLES=1000 OUT=outputs/claims
+
+Writes a report with tables and plots, `claims.md`, and `claims.json` beside
+it, fractions by name. Interrupted, it goes on where it stopped.
+"""
+
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+import time
+
+import matplotlib.pyplot as plt
+import numpy as np
+from keras import ops
+from samples import draw_samples
+
+import keras_visor
+from keras_visor import training
+from keras_visor.analysis import count_flops
+from keras_visor.datasets import question_families
+
+GROUPS = ("coarse", "fine", "compare")
+MAX_LENGTH = 64
+HERE = pathlib.Path(__file__).parent
+
+
+def interval(scores):
+    """Wilson's 95 % interval of a share: its ends."""
+    count, share, z = len(scores), np.mean(scores), 1.96
+    middle = share + z**2 / (2 * count)
+    spread = z * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    return tuple(
+        (middle + sign * spread) / (1 + z**2 / count) for sign in (-1, 1)
+    )
+
+
+def percent(scores):
+    low, high = interval(scores)
+    return f"{np.mean(scores):.1%} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def table(header, rows):
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+class Measured:
+    """Answers of every budget and the policy's choices, over samples.
+
+    Attributes:
+        scores: float array (samples, budgets), 1 where the answer is right.
+        flops: float array (samples, budgets), of the language model.
+        dense_flops: float array (samples,), of the dense base model.
+        chosen: int array (samples,), the budget that the policy picks.
+    """
+
+    def __init__(self, lm, samples, folder):
+        self.groups = np.array(samples["groups"])
+        self.families = np.array(samples["families"])
+        found = training.score_budgets(
+            lm, samples, folder, max_length=MAX_LENGTH, batch_size=32
+        )
+        self.scores = found.scores
+        self.flops = found.flops(lm.backbone)
+        lengths = zip(found.text_tokens, found.vision_tokens, strict=True)
+        self.dense_flops = np.array(
+            [count_flops(lm.backbone, int(t), int(v)) for t, v in lengths],
+            "float64",
+        )
+        self.chosen = choose(lm, samples)
+
+    def auto(self, values):
+        """Of values (samples, budgets), those at the chosen budgets."""
+        return values[np.arange(len(values)), self.chosen]
+
+    def auto_saving(self, groups):
+        """Dense FLOPs over those of "auto", each group weighing the same."""
+        chosen, dense = self.auto(self.flops), self.dense_flops
+        rows = [self.groups == group for group in groups]
+        return sum(dense[row].mean() for row in rows) / sum(
+            chosen[row].mean() for row in rows
+        )
+
+
+def choose(lm, samples):
+    logits = training.routing_logits(lm, samples)
+    return ops.convert_to_numpy(
+        lm.backbone.policy.choose(ops.convert_to_tensor(logits))
+    )
+
+
+def hide_pictures(samples):
+    """The same questions, about a grey picture."""
+    grey = np.full_like(samples["images"][0], 128)
+    return {**samples, "images": [grey] * len(samples["images"])}
+
+
+def seconds_to_answer():
+    """From the start of the command line to its answer."""
+    command = [sys.executable, "-m", "keras_visor.cli", "ask"]
+    picture = HERE.parent / "pictures" / "table.png"
+    start = time.time()
+    subprocess.run(
+        [*command, str(picture), "what does the picture show?"],
+        check=True,
+        capture_output=True,
+    )
+    return time.time() - start
+
+
+def budget_rows(lm, measured):
+    """Exact match by budget, and of "auto", in each group."""
+    names = [str(budget) for budget in lm.backbone.budgets]
+    rows = []
+    for name, scores, flops in [
+        *zip(names, measured.scores.T, measured.flops.T, strict=True),
+        ("auto", measured.auto(measured.scores), measured.auto(measured.flops)),
+    ]:
+        saved = measured.dense_flops.mean() / flops.mean()
+        shares = [percent(scores[measured.groups == g]) for g in GROUPS]
+        rows.append([name, f"{saved:.1f}x", *shares])
+    return rows
+
+
+def family_rows(lm, measured):
+    layers = np.array([len(budget) for budget in lm.backbone.budgets])
+    rows = []
+    for group in GROUPS:
+        for family in question_families()[group]:
+            at = measured.families == family
+            shares = measured.scores[at].mean(axis=0)
+            auto = measured.auto(measured.scores)[at].mean()
+            on = layers[measured.chosen[at]].mean()
+            rows.append(
+                [
+                    group,
+                    family,
+                    *(f"{share:.1%}" for share in (*shares, auto)),
+                    f"{on:.2f}",
+                ]
+            )
+    return rows
+
+
+def draw_tradeoff(lm, measured, path):
+    """Accuracy against FLOPs: the budgets, and what the policy makes of it."""
+    dense = measured.dense_flops.mean()
+    figure, axes = plt.subplots(1, 3, figsize=(12, 4), layout="constrained")
+    for axis, group in zip(axes, GROUPS, strict=True):
+        at = measured.groups == group
+        shares = measured.flops[at].mean(axis=0) / dense
+        axis.plot(shares, measured.scores[at].mean(axis=0), "o-", label="fixed")
+        axis.plot(
+            measured.auto(measured.flops)[at].mean() / dense,
+            measured.auto(measured.scores)[at].mean(),
+            "*",
+            markersize=14,
+            label="auto",
+        )
+        for budget, x, y in zip(
+            lm.backbone.budgets,
+            shares,
+            measured.scores[at].mean(axis=0),
+            strict=True,
+        ):
+            axis.annotate(str(budget), (x, y), fontsize=8)
+        axis.set(
+            title=group,
+            xlabel="language-model FLOPs, share of dense",
+            ylabel="exact match",
+            ylim=(0, 1.03),
+        )
+        axis.legend()
+    figure.savefig(path, dpi=120)
+
+
+def read_json(path):
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def control_claims(controls):
+    """What the controls say, each against the universal model of its length."""
+    claims = {}
+    if "dense" in controls:
+        (dense,) = controls["dense"]["exact_match"].values()
+        claims |= {f"dense_{group}": dense[group] for group in GROUPS[:2]}
+    if "universal" in controls:
+        ours = controls["universal"]["exact_match"]
+        gaps = [
+            theirs[group] - ours.get(budget, ours[max(ours, key=len)])[group]
+            for name, control in controls.items()
+            if name not in ("universal", "more_cross_attention")
+            for budget, theirs in control["exact_match"].items()
+            for group in GROUPS
+        ]
+        if gaps:
+            claims["universal_worst_gap"] = max(gaps)
+    return claims
+
+
+def control_rows(controls):
+    return [
+        [
+            name,
+            budget,
+            *(f"{shares[group]:.1%}" for group in GROUPS),
+            f"{control['minutes']:.0f}",
+        ]
+        for name, control in controls.items()
+        for budget, shares in control["exact_match"].items()
+    ]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--samples", type=int, default=5000)
+    parser.add_argument("--out", type=pathlib.Path, default="outputs/claims")
+    parser.add_argument("--preset", default="visor_tiny_en")
+    arguments = parser.parse_args()
+    out, seed = arguments.out, arguments.seed
+    out.mkdir(parents=True, exist_ok=True)
+    work = out / f"answers_{seed}_{arguments.samples}"
+
+    lm = keras_visor.VisorCausalLM.from_preset(arguments.preset)
+    fifth = max(arguments.samples // 5, 1)
+    counts = {"coarse": 2 * fifth, "fine": 2 * fifth, "compare": fifth}
+    samples = draw_samples("test", counts, seed)
+    measured = Measured(lm, samples, work / "test")
+    unseen = {
+        what: Measured(
+            lm,
+            draw_samples("test", {g: fifth // 2 for g in GROUPS}, seed, what),
+            work / what,
+        )
+        for what in ("font", "words")
+    }
+    hidden = choose(lm, hide_pictures(samples))
+    blind = measured.scores[np.arange(len(hidden)), hidden]
+
+    def share(scores, group):
+        return float(scores[measured.groups == group].mean())
+
+    auto = measured.auto(measured.scores)
+    controls = read_json(HERE / "controls.json")
+    claims = {
+        **{f"full_{g}": share(measured.scores[:, -1], g) for g in GROUPS},
+        **{f"minimal_{g}": share(measured.scores[:, 0], g) for g in GROUPS[:2]},
+        **{f"auto_{g}": share(auto, g) for g in GROUPS[:2]},
+        "auto_flops_vs_dense": 1 / measured.auto_saving(GROUPS[:2]),
+        "auto_coarse_flops_vs_dense": 1 / measured.auto_saving(GROUPS[:1]),
+        **control_claims(controls),
+        "seconds_to_answer": seconds_to_answer(),
+    }
+    draw_tradeoff(lm, measured, out / "tradeoff.png")
+    budgets = list(map(str, lm.backbone.budgets))
+    report = [
+        "# What visor_tiny_en shows",
+        f"{len(measured.scores):,} fresh test questions (seed {seed}), exact "
+        "match with 95 % intervals. FLOPs of the language model's prefill, as "
+        "a saving against the dense model.",
+        "## Budgets",
+        table(["budget", "FLOPs saved", *GROUPS], budget_rows(lm, measured)),
+        "![Accuracy against FLOPs](tradeoff.png)",
+        f'"auto" on coarse and fine questions, one of each: '
+        f"{measured.auto_saving(GROUPS[:2]):.1f}x; on coarse ones alone: "
+        f"{measured.auto_saving(GROUPS[:1]):.1f}x.",
+        "## Families",
+        table(
+            ["group", "family", *budgets, "auto", "layers on at auto"],
+            family_rows(lm, measured),
+        ),
+        "## The policy with the picture hidden from it",
+        table(
+            ["policy sees", *GROUPS],
+            [
+                [name, *(f"{share(scores, group):.1%}" for group in GROUPS)]
+                for name, scores in (("the picture", auto), ("grey", blind))
+            ],
+        ),
+        "## Fonts and words never trained on",
+        *(
+            f"Unseen {what}:\n\n"
+            + table(["budget", "FLOPs saved", *GROUPS], budget_rows(lm, other))
+            for what, other in unseen.items()
+        ),
+    ]
+    if controls:
+        report += [
+            "## Controls, on a shared shorter schedule",
+            table(
+                ["trained", "budget", *GROUPS, "minutes"],
+                control_rows(controls),
+            ),
+        ]
+    (out / "claims.md").write_text("\n\n".join(report) + "\n")
+    (out / "claims.json").write_text(json.dumps(claims, indent=2) + "\n")
+    print(json.dumps(claims, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""Viable budgets and the policy that chooses among them."""
+
+import dataclasses
+
+import numpy as np
+from samples import draw_samples
+
+from keras_visor.training import calibrate_tolerance
+from keras_visor.training import evaluate_routing
+from keras_visor.training import label_frequencies
+from keras_visor.training import pseudo_labels
+from keras_visor.training import routing_logits
+from keras_visor.training import score_budgets
+from keras_visor.training import search_subnetworks
+from keras_visor.training import train_policy
+from keras_visor.training import viable_budgets
+from keras_visor.training import with_budgets
+
+# One of each kind is left out of a policy's training, to see how it fares.
+HELD_OUT = ("bar_present", "sum", "word_below")
+# What a layer more must gain to be worth a budget of its own.
+MIN_GAIN = 0.005
+MAX_LENGTH = 64
+STEPS = 3000
+
+
+def route(lm, num_samples, run, seed):
+    """Give a trained model its viable budgets and a policy.
+
+    Args:
+        lm: `VisorCausalLM` whose budgets are all subsets.
+        num_samples: int. Training questions that every budget answers.
+        run: path. Where scores are kept, to go on after an interrupt.
+        seed: int. Of the pictures.
+
+    Returns:
+        The model that has a policy, and a dict of what was measured on
+        validation data.
+    """
+    validation = draw_samples(
+        "validation", {"coarse": 1000, "fine": 1000, "compare": 500}, seed
+    )
+    found = search_subnetworks(
+        lm, validation, run / "subnetworks", max_length=MAX_LENGTH
+    )
+    lm = with_budgets(lm, viable_budgets(found, MIN_GAIN))
+    part = num_samples // 5
+    counts = {"coarse": 2 * part, "fine": 2 * part, "compare": part}
+    # Pictures that nothing was trained on.
+    samples = draw_samples("train", counts, seed + 1)
+    scores = score_budgets(
+        lm, samples, run / "scores", max_length=MAX_LENGTH, batch_size=32
+    )
+    validation_scores = score_budgets(
+        lm, validation, run / "validation_scores", max_length=MAX_LENGTH
+    )
+    families = np.array(samples["families"])
+
+    def trained(rule, held_out=()):
+        name = f"policy_{rule}{'_held_out' if held_out else ''}"
+        routed = train_policy(
+            with_budgets(lm, lm.backbone.budgets),
+            samples,
+            scores,
+            rule=rule,
+            groups=samples["families"],
+            held_out=held_out,
+            num_steps=STEPS,
+            directory=run / name,
+            seed=seed,
+        )
+        logits = routing_logits(routed, validation)
+        if rule == "tolerance":
+            calibrate_tolerance(routed, logits, validation_scores)
+        return routed, logits
+
+    record = {
+        "subnetworks": [dataclasses.asdict(each) for each in found],
+        "labels": label_frequencies(
+            pseudo_labels(scores), len(lm.backbone.budgets), families
+        ),
+        "policies": {},
+    }
+    best = None
+    for rule in ("argmax", "tolerance"):
+        routed, logits = trained(rule)
+        routings = evaluate_routing(
+            routed, logits, validation_scores, validation["groups"]
+        )
+        record["policies"][rule] = [
+            dataclasses.asdict(routing) for routing in routings
+        ]
+        lost = max(1 - r.score / r.full_score for r in routings[1:])
+        # Cheapest of those that lose 1 % at most in each group, or the one
+        # that loses least.
+        worth = (max(lost, 0.01), routings[0].flops)
+        if best is None or worth < best[0]:
+            best = worth, routed, rule
+    _, routed, rule = best
+    record["policy_rule"] = rule
+    kept_out, logits = trained(rule, HELD_OUT)
+    record["held_out"] = [
+        dataclasses.asdict(routing)
+        for routing in evaluate_routing(
+            kept_out,
+            logits,
+            validation_scores,
+            validation["families"],
+            HELD_OUT,
+        )
+        if routing.held_out
+    ]
+    return routed, record

@@ -1,0 +1,118 @@
+"""How long, how fast and at which budgets a model is trained."""
+
+import json
+import pathlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from conversations import Conversations
+from optimizer import make_optimizer
+from pages import Pages
+from supervised import Reader
+from supervised import Supervised
+from supervised import compile_supervised
+from supervision import TokenLabels
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Steps are batches of pictures, each at one budget.
+
+    Args:
+        vision_steps: int. Steps of the encoder alone.
+        steps: int. Steps of the whole model.
+        steps_per_block: int. Steps between two checkpoints.
+        batch_size: int. Pictures in a batch.
+        learning_rate: float. Of Muon; AdamW's is a third.
+        decay: float. The last part of the steps, in which the rate falls.
+        seed: int. Of the initial weights and of the pictures.
+    """
+
+    vision_steps: int = 1000
+    steps: int = 5600
+    steps_per_block: int = 200
+    batch_size: int = 16
+    learning_rate: float = 3e-3
+    decay: float = 0.25
+    seed: int = 0
+
+
+def universal(num_budgets, full_steps):
+    """Draws the full budget at first, then all of them.
+
+    After `full_steps`: 30 % full, 20 % minimal, 50 % any.
+    """
+
+    def draw(generator, step):
+        full = num_budgets - 1
+        if step < full_steps:
+            return full
+        return generator.choice(
+            [full, 0, generator.integers(num_budgets)], p=(0.3, 0.2, 0.5)
+        )
+
+    return draw
+
+
+def train(lm, schedule: Schedule, draw_budget: Callable, run: pathlib.Path):
+    """Train `lm`, on from the last checkpoint in the folder `run`.
+
+    Returns:
+        float. The minutes that it took, all calls together.
+    """
+    labels = TokenLabels(
+        lm.preprocessor.tokenizer,
+        lm.backbone.token_embedding,
+        dtype=lm.backbone.dtype_policy,
+    )
+    model = Supervised(lm, labels)
+
+    def batches(first, steps, targets):
+        return Conversations(
+            lm.preprocessor,
+            first,
+            steps,
+            schedule.batch_size,
+            targets,
+            draw_budget,
+            schedule.seed,
+        )
+
+    example, _, _ = batches(0, 1, ())[0]
+    model(example)  # Builds it.
+    run.mkdir(parents=True, exist_ok=True)
+    checkpoint, progress = run / "checkpoint.weights.h5", run / "progress.json"
+    done, seconds = 0, 0.0
+    if not progress.exists() and schedule.vision_steps:
+        start = time.time()
+        reader = Reader(lm, labels)
+        steps = schedule.vision_steps
+        pages = Pages(steps, schedule.batch_size, schedule.seed)
+        reader(pages[0][0])  # Builds it.
+        compile_supervised(reader, make_optimizer(5e-3, steps, steps // 2))
+        reader.fit(pages, verbose=2)
+        seconds += time.time() - start
+    optimizer = make_optimizer(
+        schedule.learning_rate,
+        schedule.steps,
+        int(schedule.decay * schedule.steps),
+    )
+    compile_supervised(model, optimizer)
+    if progress.exists():
+        model.load_weights(checkpoint)
+        done, seconds = json.loads(progress.read_text()).values()
+        print(f"going on after step {done}")
+    while done < schedule.steps:
+        start = time.time()
+        steps = min(schedule.steps_per_block, schedule.steps - done)
+        print(f"step {done} of {schedule.steps}")
+        model.fit(batches(done, steps, model.targets), verbose=2)
+        done += steps
+        seconds += time.time() - start
+        # Written whole or not at all: an interrupt costs one block at most.
+        partial = run / "partial.weights.h5"
+        model.save_weights(partial)
+        partial.replace(checkpoint)
+        progress.write_text(json.dumps({"done": done, "seconds": seconds}))
+    return seconds / 60
