@@ -17,11 +17,12 @@ from keras_visor.training import viable_budgets
 from keras_visor.training import with_budgets
 
 # One of each kind is left out of a policy's training, to see how it fares.
-HELD_OUT = ("bar_present", "sum", "word_below")
+HELD_OUT = ("background", "sum", "word_below")
 # What a layer more must gain to be worth a budget of its own.
 MIN_GAIN = 0.005
 MAX_LENGTH = 64
-STEPS = 3000
+# How often the policy sees each question, 32 a step.
+EPOCHS = 6
 
 
 def route(lm, num_samples, run, seed):
@@ -38,16 +39,14 @@ def route(lm, num_samples, run, seed):
         validation data.
     """
     validation = draw_samples(
-        "validation", {"coarse": 1000, "fine": 1000, "compare": 500}, seed
+        "validation", _even(max(num_samples // 6, 10)), seed
     )
     found = search_subnetworks(
         lm, validation, run / "subnetworks", max_length=MAX_LENGTH
     )
     lm = with_budgets(lm, viable_budgets(found, MIN_GAIN))
-    part = num_samples // 5
-    counts = {"coarse": 2 * part, "fine": 2 * part, "compare": part}
     # Pictures that nothing was trained on.
-    samples = draw_samples("train", counts, seed + 1)
+    samples = draw_samples("train", _even(num_samples), seed + 1)
     scores = score_budgets(
         lm, samples, run / "scores", max_length=MAX_LENGTH, batch_size=32
     )
@@ -65,7 +64,7 @@ def route(lm, num_samples, run, seed):
             rule=rule,
             groups=samples["families"],
             held_out=held_out,
-            num_steps=STEPS,
+            num_steps=max(EPOCHS * num_samples // 32, 1),
             directory=run / name,
             seed=seed,
         )
@@ -111,3 +110,11 @@ def route(lm, num_samples, run, seed):
         if routing.held_out
     ]
     return routed, record
+
+
+def _even(count):
+    return {
+        "coarse": 2 * count // 5,
+        "fine": 2 * count // 5,
+        "compare": count // 5,
+    }

@@ -1,0 +1,166 @@
+"""The training of the bundled model, and what is claimed of it."""
+
+import collections
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import keras_visor
+from keras_visor.datasets import RenderedPictures
+from keras_visor.datasets import question_families
+
+pytestmark = pytest.mark.skipif(
+    keras.config.backend() != "torch", reason="what its commands say"
+)
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "examples" / "visor_tiny"
+PRESET = ROOT / "keras_visor" / "presets" / "visor_tiny_en"
+
+
+@pytest.fixture(autouse=True)
+def scripts(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+
+
+def run_script(monkeypatch, name, arguments):
+    monkeypatch.setattr(sys, "argv", [name, *arguments.split()])
+    runpy.run_path(str(FOLDER / name))["main"]()
+
+
+def test_training(monkeypatch, tmp_path, capsys):
+    """Goes on where it stopped, and what it writes can be loaded."""
+    for steps in (1, 2):
+        run_script(
+            monkeypatch,
+            "train.py",
+            f"--vision-steps 1 --steps {steps} --steps-per-block 1 "
+            f"--batch-size 2 --samples 60 --run {tmp_path / 'run'} "
+            f"--output {tmp_path / 'out'}",
+        )
+    assert "going on after step 1" in capsys.readouterr().out
+    training = json.loads((tmp_path / "out" / "training.json").read_text())
+    bundled = json.loads((PRESET / "training.json").read_text())
+    assert training.keys() == bundled.keys()
+    lm = keras_visor.VisorCausalLM.from_preset(str(tmp_path / "out"))
+    ours = keras_visor.VisorCausalLM.from_preset("visor_tiny_en")
+    assert lm.backbone.policy is not None
+    # The search may have kept other budgets: the policy's last layer differs.
+    shapes = [
+        {w.path: w.shape for w in model.backbone.weights if "fc2" not in w.path}
+        for model in (lm, ours)
+    ]
+    assert shapes[0] == shapes[1]
+
+
+def test_claims(monkeypatch, tmp_path):
+    out = tmp_path / "claims"
+    run_script(monkeypatch, "claims.py", f"--seed 3 --samples 80 --out {out}")
+    claims = json.loads((out / "claims.json").read_text())
+    names = (
+        "full_coarse full_fine full_compare minimal_coarse minimal_fine "
+        "auto_coarse auto_fine auto_flops_vs_dense auto_coarse_flops_vs_dense "
+        "seconds_to_answer"
+    )
+    assert set(names.split()) <= set(claims)
+    assert claims["full_coarse"] >= claims["minimal_fine"]
+    assert 0 < claims["auto_coarse_flops_vs_dense"] < 0.25
+    assert (out / "tradeoff.png").stat().st_size > 1000
+    report = (out / "claims.md").read_text()
+    assert all(family in report for family in question_families()["fine"])
+
+
+def test_labels_stand_on_their_words():
+    from supervision import WORDS
+    from supervision import label_words
+
+    example = next(
+        each for each in RenderedPictures("test", 50) if len(each["words"]) > 8
+    )
+    patches, labels, weights = label_words(example["words"])
+    rows, columns = np.divmod(patches, 14)
+    for row, column, label, known in zip(
+        rows, columns, labels, weights, strict=True
+    ):
+        x, y = (column + 0.5) / 14, (row + 0.5) / 14
+        shown = [
+            word
+            for word in example["words"]
+            if word.box[0] - 0.03 < x < word.box[2] + 0.03
+            and word.box[1] - 0.04 < y < word.box[3] + 0.04
+        ]
+        assert shown
+        if known[3]:
+            assert WORDS[label[3]] in [word.above for word in shown]
+
+
+def test_tokens_of_labels_show_their_words():
+    """A visual token is made from the patch that its label speaks of."""
+    from model import make_model
+    from model import universal_layout
+    from supervision import WORDS
+    from supervision import label_tokens
+    from supervision import label_words
+
+    example = RenderedPictures("test", 50).example(5)
+    preprocessor = make_model(WORDS, universal_layout()).preprocessor
+    x = preprocessor.generate_preprocess(
+        {"prompts": ["?"], "images": [example["image"]]}
+    )
+    # Tiles of 49 patches, the first of the picture in small, the newline
+    # before all of them.
+    sources = x["vision_indices"][0, :, 0] - 1
+    tokens, _, _ = label_tokens([example])
+    patches, _, _ = label_words(example["words"])
+    for token, patch in zip(tokens[0], patches, strict=True):
+        row, column = divmod(patch, 14)
+        tile = 1 + row // 7 * 2 + column // 7
+        assert sources[token] == tile * 49 + row % 7 * 7 + column % 7
+
+
+def test_only_answers_are_learned():
+    from conversations import Conversations
+    from model import make_model
+    from model import universal_layout
+    from supervision import WORDS
+
+    lm = make_model(WORDS, universal_layout())
+    batches = Conversations(
+        lm.preprocessor, 3, 1, 2, ("answer",), lambda generator, step: 7, seed=0
+    )
+    x, y, weight = batches[0]
+    assert set(x["budget"]) == {7}
+    for ids, answer, counts in zip(
+        x["token_ids"], y["answer"], weight["answer"], strict=True
+    ):
+        tokenizer = lm.preprocessor.tokenizer
+        text = tokenizer.detokenize(ids)
+        learned = answer[counts > 0]
+        (ends,) = np.nonzero(learned == tokenizer.end_token_id)
+        answers = np.split(learned, ends + 1)
+        assert len(answers) >= 5 and not len(answers[-1])
+        for each in answers[:-1]:
+            assert tokenizer.detokenize(each) in text
+
+
+def test_samples_are_even():
+    from samples import draw_samples
+
+    samples = draw_samples("test", {"coarse": 28, "fine": 14, "compare": 7})
+    assert len(samples["images"]) == 49
+    counts = collections.Counter(samples["families"])
+    for group, families in question_families().items():
+        each = {"coarse": 28, "fine": 14, "compare": 7}[group] / len(families)
+        for family in families:
+            assert abs(counts[family] - each) < 1, family
+
+
+def test_readme_figures():
+    readme = (ROOT / "README.md").read_text()
+    training = json.loads((PRESET / "training.json").read_text())
+    assert f"in {training['training_minutes']:.0f} minutes" in readme
