@@ -84,14 +84,9 @@ def train(lm, schedule: Schedule, draw_budget: Callable, run: pathlib.Path):
     run.mkdir(parents=True, exist_ok=True)
     checkpoint, progress = run / "checkpoint.weights.h5", run / "progress.json"
     done, seconds = 0, 0.0
-    if not progress.exists() and schedule.vision_steps:
+    if not progress.exists():
         start = time.time()
-        reader = Reader(lm, labels)
-        steps = schedule.vision_steps
-        pages = Pages(steps, schedule.batch_size, schedule.seed)
-        reader(pages[0][0])  # Builds it.
-        compile_supervised(reader, make_optimizer(5e-3, steps, steps // 2))
-        reader.fit(pages, verbose=2)
+        learn_to_read(lm, labels, schedule, run.parent)
         seconds += time.time() - start
     optimizer = make_optimizer(
         schedule.learning_rate,
@@ -116,3 +111,19 @@ def train(lm, schedule: Schedule, draw_budget: Callable, run: pathlib.Path):
         partial.replace(checkpoint)
         progress.write_text(json.dumps({"done": done, "seconds": seconds}))
     return seconds / 60
+
+
+def learn_to_read(lm, labels, schedule, folder):
+    """Train the encoder on pages, or take what another run left in `folder`."""
+    steps, seed = schedule.vision_steps, schedule.seed
+    learned = folder / f"reader_{seed}_{steps}.weights.h5"
+    reader = Reader(lm, labels)
+    pages = Pages(steps, schedule.batch_size, seed)
+    reader(pages[0][0])  # Builds it.
+    if not learned.exists():
+        compile_supervised(reader, make_optimizer(5e-3, steps, steps // 2))
+        reader.fit(pages, verbose=2)
+        partial = folder / "partial.weights.h5"
+        reader.save_weights(partial)
+        partial.replace(learned)
+    reader.load_weights(learned)
