@@ -4,6 +4,7 @@ from keras_visor import analysis
 from keras_visor import checkpoints
 from keras_visor import datasets
 from keras_visor import layers
+from keras_visor import reduction
 from keras_visor import training
 from keras_visor.layers.budget_policy import BudgetPolicy
 from keras_visor.layers.cross_attention import VisorCrossAttention
@@ -35,6 +36,7 @@ __all__ = [
     "checkpoints",
     "datasets",
     "layers",
+    "reduction",
     "training",
     "uniform_layout",
 ]

@@ -25,7 +25,7 @@ class VisionSources(NamedTuple):
 
     indices: Any
     weights: Any
-    patches_per_tile: int
+    patches_per_tile: int | None = None
     attention: Any = None
 
     def is_newline(self):
