@@ -150,7 +150,7 @@ def test_the_prompt_chooses_in_training_too(dense_directory):
     expected = outputs(lm, prompt)
     x, _, _ = lm.preprocessor(
         {**samples, "responses": ["12 red ones (and more)"]},
-        sequence_length=48,
+        sequence_length=56,
     )
     length = prompt["padding_mask"].sum()
     assert x["prompt_lengths"].tolist() == [length]
