@@ -3,6 +3,7 @@
 from keras_visor import analysis
 from keras_visor import checkpoints
 from keras_visor import datasets
+from keras_visor import evaluation
 from keras_visor import layers
 from keras_visor import reduction
 from keras_visor import training
@@ -35,6 +36,7 @@ __all__ = [
     "analysis",
     "checkpoints",
     "datasets",
+    "evaluation",
     "layers",
     "reduction",
     "training",

@@ -1,7 +1,8 @@
-"""The command line: ask a model about pictures, or look at its layers.
+"""The command line: ask a model, look at its layers, score it.
 
 keras-visor ask scene.png "what colour is the square?" --picture out.png
 keras-visor inspect visor_tiny_en
+keras-visor evaluate visor_tiny_en pope docvqa --limit 100
 """
 
 import argparse
@@ -20,6 +21,7 @@ from keras_visor.analysis import attention_maps
 from keras_visor.analysis import count_flops
 from keras_visor.analysis import draw_answer
 from keras_visor.analysis import layer_roles
+from keras_visor.evaluation import command
 from keras_visor.models.visor_backbone import VisorBackbone
 from keras_visor.models.visor_causal_lm import VisorCausalLM
 from keras_visor.preprocessing.rgb import to_rgb
@@ -71,13 +73,7 @@ def _parser():
         help="built-in name, hf:// or kaggle:// handle, or directory "
         "(default: %(default)s)",
     )
-    asking.add_argument(
-        "--budget",
-        default="auto",
-        metavar="auto|full|minimal|N",
-        help="which self-attention layers run; auto: the policy chooses "
-        "(default: %(default)s)",
-    )
+    _add_budget(asking)
     asking.add_argument(
         "--reduce",
         metavar="NAME:RATE",
@@ -104,7 +100,24 @@ def _parser():
     inspecting.add_argument(
         "preset", metavar="P", help="built-in name, handle or directory"
     )
+
+    evaluating = commands.add_parser(
+        "evaluate", help="score a model on public data sets"
+    )
+    evaluating.set_defaults(run=evaluate)
+    command.add_arguments(evaluating)
+    _add_budget(evaluating)
     return parser
+
+
+def _add_budget(parser):
+    parser.add_argument(
+        "--budget",
+        default="auto",
+        metavar="auto|full|minimal|N",
+        help="which self-attention layers run; auto: the policy chooses "
+        "(default: %(default)s)",
+    )
 
 
 # === ask ===
@@ -232,6 +245,14 @@ def _print_lines(values):
         console.print(
             Text.assemble((f"{name:<10}", "bold cyan"), value), soft_wrap=True
         )
+
+
+# === evaluate ===
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Score a model on public data sets."""
+    command.run(options, _budget(options.budget))
 
 
 # === inspect ===
