@@ -24,7 +24,11 @@ def program(model, reducer=None):
 
 def outputs(model, inputs: dict) -> np.ndarray:
     inputs = {k: ops.convert_to_tensor(v) for k, v in inputs.items()}
-    return ops.convert_to_numpy(ops.cast(program(model, getattr(model, "reducer", None))(inputs), "float32"))
+    return ops.convert_to_numpy(
+        ops.cast(
+            program(model, getattr(model, "reducer", None))(inputs), "float32"
+        )
+    )
 
 
 def batch(names=tuple(SAMPLES), **columns) -> dict:

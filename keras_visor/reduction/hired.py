@@ -18,8 +18,8 @@ BASE_TILE_SHARE = 1 / 2
 class HiRED(EarlyReducer):
     """Gives each tile a budget, and keeps its most attended tokens.
 
-    Follows High-Resolution Early Dropping (HiRED, arXiv 2408.10945), section
-    "HiRED design". Half of the kept tokens are the base tile's. The other
+    Follows High-Resolution Early Dropping (HiRED, arXiv 2408.10945), the
+    section on its two phases, budget allocation and token dropping. Half of the kept tokens are the base tile's. The other
     half is shared out among the tiles of the grid by their visual content:
     the attention that their part of the picture receives in the base tile.
     Within a tile the most attended tokens are kept. Attention is that of the

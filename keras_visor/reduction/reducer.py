@@ -26,6 +26,13 @@ class Reducer:
     Raises:
         TypeError: The rate is no number.
         ValueError: The rate is not above 0 and at most 1.
+
+    Example:
+    ```python
+    lm = keras_visor.VisorCausalLM.from_preset("visor_tiny_en")
+    lm.reducer = keras_visor.reduction.HiRED(0.5)
+    lm.reducer.vision_length_before(99, num_layers=6)  # 50 everywhere
+    ```
     """
 
     # Whether `reduce` reads `sources.attention`.

@@ -20,8 +20,7 @@ IMPORTANT_SHARE = 1 / 2
 class VisPruner(EarlyReducer):
     """Keeps important tokens by attention, then removes duplicates.
 
-    Follows VisPruner (arXiv 2412.01818), section "Visual cues for token
-    pruning". Half of the kept tokens are *important*: those that receive most
+    Follows VisPruner (arXiv 2412.01818), the section on its method. Half of the kept tokens are *important*: those that receive most
     attention in the encoder's last block (SigLIP has no class token, so the
     mean over queries and heads counts). The others are *diverse*: what
     remains is split into every first and every second token, and of the
