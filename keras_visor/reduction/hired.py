@@ -19,12 +19,13 @@ class HiRED(EarlyReducer):
     """Gives each tile a budget, and keeps its most attended tokens.
 
     Follows High-Resolution Early Dropping (HiRED, arXiv 2408.10945), the
-    section on its two phases, budget allocation and token dropping. Half of the kept tokens are the base tile's. The other
-    half is shared out among the tiles of the grid by their visual content:
-    the attention that their part of the picture receives in the base tile.
-    Within a tile the most attended tokens are kept. Attention is that of the
-    encoder's last block, the mean over queries and heads (SigLIP has no class
-    token); the paper reads the visual content from an early block.
+    section on its two phases, budget allocation and token dropping. Half of
+    the kept tokens are the base tile's. The other half is shared out among
+    the tiles of the grid by their visual content: the attention that their
+    part of the picture receives in the base tile. Within a tile the most
+    attended tokens are kept. Attention is that of the encoder's last block,
+    the mean over queries and heads (SigLIP has no class token); the paper
+    reads the visual content from an early block.
 
     Budgets are whole numbers, add up to `ceil(rate * n)`, and what a small
     tile cannot spend goes to the others: tokens are shared out one by one, by

@@ -20,12 +20,13 @@ IMPORTANT_SHARE = 1 / 2
 class VisPruner(EarlyReducer):
     """Keeps important tokens by attention, then removes duplicates.
 
-    Follows VisPruner (arXiv 2412.01818), the section on its method. Half of the kept tokens are *important*: those that receive most
-    attention in the encoder's last block (SigLIP has no class token, so the
-    mean over queries and heads counts). The others are *diverse*: what
-    remains is split into every first and every second token, and of the
-    first ones, those go that are most like one of the second; again and
-    again, until as many as wanted are left.
+    Follows VisPruner (arXiv 2412.01818), the section on its method. Half of
+    the kept tokens are *important*: those that receive most attention in the
+    encoder's last block (SigLIP has no class token, so the mean over queries
+    and heads counts). The others are *diverse*: what remains is split into
+    every first and every second token, and of the first ones, those go that
+    are most like one of the second; again and again, until as many as wanted
+    are left.
 
     Where the paper removes 8 tokens a turn, up to half of the first ones go
     here, so that the number of turns grows with the logarithm of the tokens.
