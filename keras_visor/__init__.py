@@ -3,7 +3,9 @@
 from keras_visor import analysis
 from keras_visor import checkpoints
 from keras_visor import datasets
+from keras_visor import evaluation
 from keras_visor import layers
+from keras_visor import reduction
 from keras_visor import training
 from keras_visor.layers.budget_policy import BudgetPolicy
 from keras_visor.layers.cross_attention import VisorCrossAttention
@@ -34,7 +36,9 @@ __all__ = [
     "analysis",
     "checkpoints",
     "datasets",
+    "evaluation",
     "layers",
+    "reduction",
     "training",
     "uniform_layout",
 ]

@@ -1,7 +1,8 @@
-"""The command line: ask a model about pictures, or look at its layers.
+"""The command line: ask a model, look at its layers, score it.
 
 keras-visor ask scene.png "what colour is the square?" --picture out.png
 keras-visor inspect visor_tiny_en
+keras-visor evaluate visor_tiny_en pope docvqa --limit 100
 """
 
 import argparse
@@ -20,9 +21,11 @@ from keras_visor.analysis import attention_maps
 from keras_visor.analysis import count_flops
 from keras_visor.analysis import draw_answer
 from keras_visor.analysis import layer_roles
+from keras_visor.evaluation import command
 from keras_visor.models.visor_backbone import VisorBackbone
 from keras_visor.models.visor_causal_lm import VisorCausalLM
 from keras_visor.preprocessing.rgb import to_rgb
+from keras_visor.reduction import reducer_from_text
 
 NAMED_BUDGETS = ("auto", "full", "minimal")
 INSPECTED_TEXT_TOKENS = 64
@@ -70,12 +73,12 @@ def _parser():
         help="built-in name, hf:// or kaggle:// handle, or directory "
         "(default: %(default)s)",
     )
+    _add_budget(asking)
     asking.add_argument(
-        "--budget",
-        default="auto",
-        metavar="auto|full|minimal|N",
-        help="which self-attention layers run; auto: the policy chooses "
-        "(default: %(default)s)",
+        "--reduce",
+        metavar="NAME:RATE",
+        help="leave visual tokens out and keep this share, such as "
+        "vision_zip:0.25 (default: as the preset does)",
     )
     asking.add_argument(
         "--max-length",
@@ -97,7 +100,24 @@ def _parser():
     inspecting.add_argument(
         "preset", metavar="P", help="built-in name, handle or directory"
     )
+
+    evaluating = commands.add_parser(
+        "evaluate", help="score a model on public data sets"
+    )
+    evaluating.set_defaults(run=evaluate)
+    command.add_arguments(evaluating)
+    _add_budget(evaluating)
     return parser
+
+
+def _add_budget(parser):
+    parser.add_argument(
+        "--budget",
+        default="auto",
+        metavar="auto|full|minimal|N",
+        help="which self-attention layers run; auto: the policy chooses "
+        "(default: %(default)s)",
+    )
 
 
 # === ask ===
@@ -107,6 +127,7 @@ def ask(options: argparse.Namespace) -> None:
     """Answer a question and say what the answer cost."""
     budget = _budget(options.budget)
     _check_max_length(options.max_length)
+    reducer = options.reduce and reducer_from_text(options.reduce)
     for path in options.images:  # Before a model is loaded in vain.
         to_rgb(path)
     if options.picture:
@@ -115,6 +136,8 @@ def ask(options: argparse.Namespace) -> None:
     start = time.perf_counter()
     lm = VisorCausalLM.from_preset(options.preset)
     loading = time.perf_counter() - start
+    if reducer:
+        lm.reducer = reducer
     reason = _reason(lm.backbone, budget)
     if budget == "auto" and lm.backbone.policy is None:
         budget = "full"
@@ -134,7 +157,9 @@ def ask(options: argparse.Namespace) -> None:
         for name in ("budget", "text_tokens", "vision_tokens")
     )
 
-    flops = count_flops(lm.backbone, text_tokens, vision_tokens, budget)
+    flops = count_flops(
+        lm.backbone, text_tokens, vision_tokens, budget, lm.reducer
+    )
     dense = count_flops(lm.backbone, text_tokens, vision_tokens)
     _print_lines(
         {
@@ -142,7 +167,8 @@ def ask(options: argparse.Namespace) -> None:
             "answer": answers[0],
             "budget": f"{budget} of 0 to {len(lm.backbone.budgets) - 1}, "
             f"{_layers_on(lm.backbone.budgets[budget])}; {reason}",
-            "tokens": f"{vision_tokens} visual, {text_tokens} text",
+            "tokens": f"{vision_tokens} visual, {text_tokens} text"
+            + (f"; reduced by {lm.reducer}" if lm.reducer else ""),
             "FLOPs": f"{_flops(flops)} to read the prompt; the dense model "
             f"needs {_flops(dense)}, {dense / flops:.1f}x as many",
             "time": f"{answering:.2f} s from pictures to answer"
@@ -199,14 +225,16 @@ def _picture(lm, inputs, answer, budget, text_tokens) -> Image.Image:
     x = lm.preprocessor.generate_preprocess(
         {**inputs, "budget": [budget]}, sequence_length=text_tokens
     )
-    attention = lm.backbone.intermediates(x)["vision_attention"]
+    inside = lm.backbone.intermediates(x, lm.reducer)
     side = lm.preprocessor.image_converter.patches_per_side
     return draw_answer(
         inputs["images"][0],
         inputs["prompts"][0],
         answer,
         layer_roles(lm.backbone, budget),
-        attention_maps(attention, x, side),
+        attention_maps(
+            inside["vision_attention"], x, side, inside["vision_positions"]
+        ),
     )
 
 
@@ -217,6 +245,14 @@ def _print_lines(values):
         console.print(
             Text.assemble((f"{name:<10}", "bold cyan"), value), soft_wrap=True
         )
+
+
+# === evaluate ===
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Score a model on public data sets."""
+    command.run(options, _budget(options.budget))
 
 
 # === inspect ===

@@ -193,6 +193,37 @@ def test_ask_lets_the_policy_choose(capsys, preset_with_policy, image):
     assert printed.endswith("; chosen by the policy")
 
 
+def test_ask_with_fewer_visual_tokens(capsys, preset, image, tmp_path):
+    path = str(tmp_path / "out.png")
+    words = ["ask", image, QUESTION, "--preset", preset, "--budget", "1"]
+    words += ["--reduce", "vision_zip:0.25", "--picture", path]
+    assert main(words) == 0
+    printed = fields(capsys.readouterr().out)
+    length = text_tokens(QUESTION)
+    assert printed["tokens"] == (
+        f"{VISION_TOKENS} visual, {length} text; reduced by "
+        "VisionZip(rate=0.25)"
+    )
+    sparse = flops(length, VISION_TOKENS // 4, 1)
+    assert printed["FLOPs"].startswith(f"{sparse / 1e6:.2f} MFLOP to read")
+    lm = keras_visor.VisorCausalLM.from_preset(preset)
+    answer = lm.generate(
+        {"prompts": QUESTION, "images": image},
+        strip_prompt=True,
+        budget=1,
+        reducer=keras_visor.reduction.VisionZip(0.25),
+    )
+    assert printed["answer"] == answer
+    assert Image.open(path).width == 1280
+
+
+@pytest.mark.parametrize("text", ["zip:0.5", "vision_zip", "vision_zip:2"])
+def test_refuses_reducers(capsys, preset, image, text):
+    words = ["ask", image, QUESTION, "--preset", preset, "--reduce", text]
+    assert main(words) == 2
+    assert re.search("NAME:RATE|at most 1", capsys.readouterr().err)
+
+
 @pytest.mark.filterwarnings("error:This model has no budget policy")
 def test_ask_without_a_policy(capsys, preset, image):
     assert main(["ask", image, QUESTION, "--preset", preset]) == 0

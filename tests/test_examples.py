@@ -27,7 +27,9 @@ def documented():
         keras_visor.analysis,
         keras_visor.checkpoints,
         keras_visor.datasets,
+        keras_visor.evaluation,
         keras_visor.layers,
+        keras_visor.reduction,
         keras_visor.training,
     )
     objects = {

@@ -11,6 +11,7 @@ from PIL import ImageDraw
 from PIL import ImageFont
 from PIL import ImageOps
 
+from keras_visor.analysis.kept_tokens import kept_tokens
 from keras_visor.models.visor_backbone import VisorBackbone
 from keras_visor.preprocessing.rgb import to_rgb
 
@@ -79,7 +80,10 @@ def layer_roles(backbone: VisorBackbone, budget: int) -> list[str]:
 
 
 def attention_maps(
-    vision_attention: Mapping, inputs: Mapping, patches_per_side: int
+    vision_attention: Mapping,
+    inputs: Mapping,
+    patches_per_side: int,
+    vision_positions: Mapping | None = None,
 ) -> dict[int, np.ndarray]:
     """Where the last prompt token looked, on the base tile of each image.
 
@@ -88,6 +92,9 @@ def attention_maps(
             under that name, of one sample.
         inputs: dict. The backbone's inputs, of that sample.
         patches_per_side: int. The image converter's.
+        vision_positions: dict. What `intermediates` has under that name,
+            needed where a reducer leaves visual tokens out: nobody looks at
+            those. Defaults to `None`.
 
     Returns:
         A dict from each layer that looks at the image to a float32 array
@@ -121,17 +128,17 @@ def attention_maps(
                 f"image {image}"
             )
     side = patches_per_side
-    return {
-        layer: np.stack(
-            [
-                ops.convert_to_numpy(attention)[0, last, tile]
-                .reshape(side, side)
-                .astype("float32")
-                for tile in tiles
-            ]
+    maps = {}
+    for layer, attention in vision_attention.items():
+        row = ops.convert_to_numpy(attention)[0, last].astype("float32")
+        if vision_positions is not None:
+            kept = kept_tokens(vision_positions[layer], inputs)
+            row, seen = np.zeros(len(kept), "float32"), row
+            row[kept] = seen[: kept.sum()]
+        maps[layer] = np.stack(
+            [row[tile].reshape(side, side) for tile in tiles]
         )
-        for layer, attention in vision_attention.items()
-    }
+    return maps
 
 
 def draw_answer(

@@ -3,6 +3,7 @@
 import operator
 
 from keras_visor.models.visor_backbone import VisorBackbone
+from keras_visor.reduction.reducer import Reducer
 
 
 def count_flops(
@@ -10,6 +11,7 @@ def count_flops(
     text_length: int,
     vision_length: int,
     budget: int | None = None,
+    reducer: Reducer | None = None,
 ) -> int:
     """Count the FLOPs of the language model's prefill, for one sample.
 
@@ -32,6 +34,10 @@ def count_flops(
         budget: int. An index into `backbone.budgets`. Defaults to `None`: the
             dense base model, each of whose layers runs over all tokens and
             which has no cross-attention.
+        reducer: `keras_visor.reduction.Reducer`. Each layer counts the visual
+            tokens that it leaves there: `ceil(rate * n)` of n, which is the
+            most that average pooling can leave. Its own work is not counted.
+            Defaults to `None`.
 
     Returns:
         int. The number of FLOPs.
@@ -50,19 +56,22 @@ def count_flops(
     """
     text_length = _length("text_length", text_length)
     vision_length = _length("vision_length", vision_length)
+    num_layers = backbone.num_layers
     if budget is None:
-        num_joint, num_cross = backbone.num_layers, 0
+        joint, cross = range(num_layers), ()
     else:
-        num_joint = len(_layers_on(backbone, budget))
-        num_cross = len(backbone.cross_attention_layers)
-    if vision_length == 0:
-        num_cross = 0
-    return (
-        num_joint * _decoder_layer(backbone, text_length + vision_length)
-        + (backbone.num_layers - num_joint)
-        * _decoder_layer(backbone, text_length)
-        + num_cross * _cross_attention(backbone, text_length, vision_length)
-    )
+        joint = _layers_on(backbone, budget)
+        cross = backbone.cross_attention_layers
+    lengths = [vision_length] * num_layers
+    if reducer is not None:
+        lengths = reducer.vision_length_before(vision_length, num_layers)
+    flops = 0
+    for layer, length in enumerate(lengths):
+        joint_length = text_length + (length if layer in joint else 0)
+        flops += _decoder_layer(backbone, joint_length)
+        if layer in cross and length > 0:
+            flops += _cross_attention(backbone, text_length, length)
+    return flops
 
 
 def _decoder_layer(backbone, length):

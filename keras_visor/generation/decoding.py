@@ -4,7 +4,9 @@ Text stands in *slots*: the prompts, right-aligned, then room for the answers,
 so that all samples of a mixed-length batch take their steps together. A
 *cache* holds, by kind and layer, keys and values: of the text slots in every
 layer ("text"), of the visual tokens where self-attention ran ("vision") and
-in the cross-attention layers ("cross"). Decoding reads no visual token.
+in the cross-attention layers ("cross"). Where a reducer leaves visual tokens
+out, "kept" has the positions and the mask of those that are there, by layer.
+Decoding reads no visual token.
 
 `slots` is a dict of `positions` int32 and `mask` bool, each (batch,
 num_slots), the positions those that tokens will have once written; `first`
@@ -173,14 +175,16 @@ def _step(backbone, token_ids, slots, cache, index):
     hidden = backbone.token_embedding(token)
     text_cache = dict(cache["text"])
 
-    def vision_segment(pair):
+    def vision_segment(pair, name):
+        if name in cache["kept"]:
+            return Segment(*pair, *cache["kept"][name])
         return Segment(*pair, slots["vision_positions"], slots["vision_mask"])
 
     for number, layer in enumerate(backbone.decoder_layers):
         name = str(number)
         if name in cache["cross"]:
             hidden = hidden + backbone.cross_attention_at(number).read(
-                hidden, position, vision_segment(cache["cross"][name])
+                hidden, position, vision_segment(cache["cross"][name], name)
             )
         vision = cache["vision"].get(name)
         hidden, text_cache[name] = layer.step(
@@ -188,7 +192,7 @@ def _step(backbone, token_ids, slots, cache, index):
             position,
             Segment(*text_cache[name], slots["positions"], slots["mask"]),
             at,
-            vision=None if vision is None else vision_segment(vision),
+            vision=None if vision is None else vision_segment(vision, name),
         )
     return backbone.final_norm(hidden), text_cache
 

@@ -13,6 +13,8 @@ from keras_visor.generation import stages
 from keras_visor.generation.programs import Programs
 from keras_visor.layers.streams import Streams
 from keras_visor.preprocessing.buckets import bucket_length
+from keras_visor.reduction.reducer import Reducer
+from keras_visor.reduction.vision_sources import VisionSources
 
 # Tiles are encoded in chunks of these sizes, so that none is encoded that
 # only pads, and few programs are compiled.
@@ -21,6 +23,7 @@ TILE_CHUNKS = (8, 4, 2, 1)
 TEXT_NAMES = ("token_ids", "text_positions", "padding_mask")
 VISION_NAMES = ("vision_positions", "vision_mask", "vision_image_ids")
 PACKING_NAMES = ("vision_indices", "vision_weights")
+ENCODED_NAMES = ("vision", "vision_attention")
 
 
 @dataclass
@@ -54,10 +57,18 @@ class Generator:
         self.lm = lm
         self.programs = Programs(lm)
 
-    def encode(self, inputs: dict):
-        """Visual tokens (batch, vision_length, hidden_dim).
+    def encode(self, inputs: dict, with_attention: bool = False):
+        """Visual tokens, and the encoder's attention on each if wanted.
 
         Only the tiles that the gather refers to are encoded.
+
+        Args:
+            inputs: dict, the backbone's inputs.
+            with_attention: bool. Defaults to `False`.
+
+        Returns:
+            `(tokens, attention)`: tensors (batch, vision_length, hidden_dim)
+            and (batch, vision_length), the latter `None` if not wanted.
         """
         backbone = self.lm.backbone
         images, indices = inputs["images"], inputs["vision_indices"]
@@ -68,42 +79,57 @@ class Generator:
         )[inputs["vision_weights"] != 0]
         tile = (used - 1) // backbone.patches_per_tile
         slots = np.unique((sample * tiles + tile)[used > 0])
+        shape = (batch * tiles, backbone.patches_per_tile)
         patches = ops.zeros(
-            (batch * tiles, backbone.patches_per_tile, backbone.hidden_dim),
-            dtype=backbone.compute_dtype,
+            (*shape, backbone.hidden_dim), dtype=backbone.compute_dtype
         )
+        attention = ops.zeros((*shape, 1)) if with_attention else None
         pixels = images.reshape(batch * tiles, *images.shape[2:])
         while len(slots):
             size = next(size for size in TILE_CHUNKS if size <= len(slots))
             chunk, slots = slots[:size], slots[size:]
+            places = chunk.astype("int32")
+            if with_attention:
+                encoded, received = self.programs.run(
+                    stages.encode_tiles_with_attention, pixels[chunk]
+                )
+                attention = self.programs.run(
+                    stages.place_tiles, attention, received, places
+                )
+            else:
+                encoded = self.programs.run(stages.encode_tiles, pixels[chunk])
             patches = self.programs.run(
-                stages.place_tiles,
-                patches,
-                self.programs.run(stages.encode_tiles, pixels[chunk]),
-                chunk.astype("int32"),
+                stages.place_tiles, patches, encoded, places
             )
-        return self.programs.run(
-            stages.pack_tokens, patches, indices, inputs["vision_weights"]
-        )
+        packing = indices, inputs["vision_weights"]
+        tokens = self.programs.run(stages.pack_tokens, patches, *packing)
+        if with_attention:
+            attention = self.programs.run(
+                stages.pack_attention, attention, *packing
+            )
+        return tokens, attention
 
-    def route(self, inputs: dict):
+    def route(self, inputs: dict, reducer: Reducer | None = None):
         """The policy's logits (batch, number of budgets)."""
         batch = len(inputs["token_ids"])
         inputs = self._fit(_right_align(inputs))
         num_shared = self.lm.backbone.first_optional_layer
-        _, _, logits = self._share(inputs, num_shared, route=True)
+        _, _, logits = self._share(inputs, num_shared, True, reducer)
         return logits[:batch]
 
-    def prefill(self, inputs: dict, budget: int):
+    def prefill(
+        self, inputs: dict, budget: int, reducer: Reducer | None = None
+    ):
         """The final state of each prompt's last token, and the cache.
 
         Args:
             inputs: dict, see `generate`.
             budget: int. One budget for all samples.
+            reducer: `keras_visor.reduction.Reducer`. Defaults to `None`.
         """
         inputs = self._fit(_right_align(inputs))
         num_shared = self._num_shared()
-        streams, cache, _ = self._share(inputs, num_shared, route=False)
+        streams, cache, _ = self._share(inputs, num_shared, False, reducer)
         return self.programs.run(
             stages.run_budget_layers,
             streams,
@@ -111,6 +137,7 @@ class Generator:
             budget=budget,
             first_layer=num_shared,
             last_only=True,
+            reducer=reducer,
         )
 
     def generate(
@@ -119,20 +146,24 @@ class Generator:
         max_length: int,
         budgets: np.ndarray | None,
         stop_token_ids: tuple[int, ...] | None,
+        reducer: Reducer | None = None,
     ) -> tuple[list[list[int]], np.ndarray]:
         """New token ids of each sample, and the budget that it ran at.
 
         Args:
             inputs: dict, the backbone's inputs. Instead of `images`,
                 `vision_indices` and `vision_weights` it may hold `vision`,
-                the visual tokens.
+                the visual tokens; with a reducer, then, those two as well
+                and, if it goes by it, `vision_attention`.
             max_length: int. Text tokens of prompt and answer together.
             budgets: int array (batch,), or `None` to let the policy choose.
             stop_token_ids: tuple of int, or `None`.
+            reducer: `keras_visor.reduction.Reducer`. Leaves visual tokens
+                out. Defaults to `None`.
         """
         batch = len(inputs["token_ids"])
         answers: list[list[int]] = [[]] * batch
-        groups, budgets = self._prefill(inputs, max_length, budgets)
+        groups, budgets = self._prefill(inputs, max_length, budgets, reducer)
         for group in groups:
             if decoding.writes_token_by_token(self.lm.sampler):
                 self._begin(group, stop_token_ids)
@@ -156,6 +187,7 @@ class Generator:
         max_length: int,
         budgets: np.ndarray | None,
         stop_token_ids: tuple[int, ...] | None,
+        reducer: Reducer | None = None,
     ) -> Iterator[list[list[int]]]:
         """`generate` that stops after every token.
 
@@ -164,7 +196,7 @@ class Generator:
         """
         batch = len(inputs["token_ids"])
         answers: list[list[int]] = [[]] * batch
-        groups, _ = self._prefill(inputs, max_length, budgets)
+        groups, _ = self._prefill(inputs, max_length, budgets, reducer)
         for group in groups:
             self._begin(group, stop_token_ids)
         length = 1
@@ -193,12 +225,24 @@ class Generator:
         backbone = self.lm.backbone
         return min(backbone.first_optional_layer, backbone.num_layers - 1)
 
-    def _share(self, inputs, num_layers, route):
-        vision = {}
+    def _share(self, inputs, num_layers, route, reducer):
+        vision, sources = {}, None
         if inputs["vision_mask"].any():
-            tokens = inputs.get("vision")
             vision = {name: inputs[name] for name in VISION_NAMES}
-            vision["vision"] = self.encode(inputs) if tokens is None else tokens
+            if "vision" in inputs:
+                tokens = inputs["vision"]
+                attention = inputs.get("vision_attention")
+            else:
+                tokens, attention = self.encode(
+                    inputs, reducer is not None and reducer.needs_attention
+                )
+            vision["vision"] = tokens
+            if reducer is not None:
+                sources = VisionSources(
+                    inputs["vision_indices"],
+                    inputs["vision_weights"],
+                    attention=attention,
+                )
             if (
                 not self.programs.compiles
                 and vision["vision_image_ids"].max() < 1
@@ -215,11 +259,13 @@ class Generator:
             stages.run_shared_layers,
             inputs["token_ids"],
             streams,
+            sources,
             num_layers=num_layers,
             route=route,
+            reducer=reducer,
         )
 
-    def _prefill(self, inputs, max_length, budgets):
+    def _prefill(self, inputs, max_length, budgets, reducer):
         """The groups, ready to be decoded, and the budgets (batch,)."""
         backbone = self.lm.backbone
         batch = len(inputs["token_ids"])
@@ -227,7 +273,7 @@ class Generator:
         inputs = self._fit(_right_align(inputs))
         route = budgets is None
         num_shared = self._num_shared()
-        streams, cache, logits = self._share(inputs, num_shared, route)
+        streams, cache, logits = self._share(inputs, num_shared, route, reducer)
         if route:
             budgets = backbone.policy.choose(logits)
             budgets = ops.convert_to_numpy(budgets)[:batch]
@@ -248,6 +294,7 @@ class Generator:
                 budget=int(budget),
                 first_layer=num_shared,
                 last_only=decoding.writes_token_by_token(self.lm.sampler),
+                reducer=reducer,
             )
             group_inputs = {
                 name: inputs[name][padded_rows]
@@ -358,7 +405,7 @@ def _cut(inputs):
     cut = dict(inputs)
     for name in TEXT_NAMES:
         cut[name] = inputs[name][:, -text_length:]
-    for name in (*VISION_NAMES, *PACKING_NAMES, "vision"):
+    for name in (*VISION_NAMES, *PACKING_NAMES, *ENCODED_NAMES):
         if name in inputs:
             cut[name] = inputs[name][:, :vision_length]
     return cut

@@ -7,6 +7,9 @@ share (and route), run a budget's own layers. `decoding` goes on from there.
 from keras import ops
 
 from keras_visor.layers.streams import Streams
+from keras_visor.layers.streams import last_token
+from keras_visor.reduction.reducer import Reducer
+from keras_visor.reduction.vision_sources import VisionSources
 
 
 def encode_tiles(lm, tiles):
@@ -17,6 +20,17 @@ def encode_tiles(lm, tiles):
         tiles: float32 tensor (tiles, height, width, 3).
     """
     return lm.backbone.vision_tower.encode(tiles)
+
+
+def encode_tiles_with_attention(lm, tiles):
+    """Projected patches, and the attention (tiles, patches a tile, 1) on each.
+
+    Args:
+        lm: `VisorCausalLM`.
+        tiles: float32 tensor (tiles, height, width, 3).
+    """
+    patches, attention = lm.backbone.vision_tower.encode_with_attention(tiles)
+    return patches, attention[:, :, None]
 
 
 def place_tiles(lm, patches, encoded, slots):
@@ -55,8 +69,29 @@ def pack_tokens(lm, patches, vision_indices, vision_weights):
     )
 
 
+def pack_attention(lm, attention, vision_indices, vision_weights):
+    """The attention (batch, vision_length) on each visual token.
+
+    Args:
+        lm: `VisorCausalLM`.
+        attention: float32 tensor (batch * tiles, patches a tile, 1).
+        vision_indices: int32 tensor (batch, vision_length, 4).
+        vision_weights: float32 tensor (batch, vision_length, 4).
+    """
+    attention = ops.reshape(attention, (vision_indices.shape[0], -1))
+    return lm.backbone.vision_tower.pack_attention(
+        attention, vision_indices, vision_weights
+    )
+
+
 def run_shared_layers(
-    lm, token_ids, streams: Streams, num_layers: int, route: bool
+    lm,
+    token_ids,
+    streams: Streams,
+    sources: VisionSources | None,
+    num_layers: int,
+    route: bool,
+    reducer: Reducer | None,
 ):
     """Run the lowest layers, once for all budgets.
 
@@ -64,8 +99,12 @@ def run_shared_layers(
         lm: `VisorCausalLM`.
         token_ids: int32 tensor (batch, text_length).
         streams: `Streams` whose text is still to be embedded (`None`).
+        sources: `VisionSources`, what the reducer goes by; `None` where there
+            is no image. Without the number of patches a tile, which is no
+            tensor.
         num_layers: int. How many layers, all below the first optional one.
         route: bool. Whether the routing token comes along.
+        reducer: `keras_visor.reduction.Reducer`, or `None`.
 
     Returns:
         `(streams, cache, logits)`: the streams after those layers, the keys
@@ -75,11 +114,20 @@ def run_shared_layers(
     """
     backbone = lm.backbone
     streams = streams._replace(text=backbone.token_embedding(token_ids))
+    if reducer is not None:
+        streams = streams._replace(reader=last_token(streams.text_mask))
     if route:
         streams = _append_routing_token(backbone.policy, streams)
-    cache = {"text": {}, "vision": {}, "cross": {}}
+    if reducer is not None and sources is not None:
+        sources = sources._replace(patches_per_tile=backbone.patches_per_tile)
+        streams = reducer.reduce(streams, sources)
+    cache = {"text": {}, "vision": {}, "cross": {}, "kept": {}}
     streams = backbone.run_layers(
-        streams, backbone.shared_switches(), range(num_layers), cache
+        streams,
+        backbone.shared_switches(),
+        range(num_layers),
+        cache,
+        reducer=reducer,
     )
     if not route:
         return streams, cache, None
@@ -123,6 +171,7 @@ def run_budget_layers(
     budget: int,
     first_layer: int,
     last_only: bool,
+    reducer: Reducer | None,
 ):
     """Run the remaining layers, those that `budget` has off as text only.
 
@@ -133,6 +182,7 @@ def run_budget_layers(
         budget: int. Index into the backbone's budgets.
         first_layer: int. The first layer that has not run yet.
         last_only: bool. Whether only the last token's state is wanted.
+        reducer: `keras_visor.reduction.Reducer`, or `None`.
 
     Returns:
         `(hidden_states, cache)`: the final hidden states of the prompt's text
@@ -147,5 +197,6 @@ def run_budget_layers(
         range(first_layer, backbone.num_layers),
         cache,
         last_only=last_only,
+        reducer=reducer,
     )
     return backbone.final_norm(streams.text), cache

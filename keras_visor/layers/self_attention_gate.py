@@ -205,8 +205,13 @@ class VisorSelfAttentionGate(VisorDecoderLayer):
         vision_positions,
         text_mask=None,
         vision_mask=None,
+        reader=None,
     ):
         """How much each text token looks at each visual token, when on.
+
+        Args:
+            reader: int32 tensor (batch, 1), the index of the one text token
+                that is wanted. Defaults to `None`: all of them.
 
         Returns:
             A float32 tensor (batch, text_length, vision_length), the mean
@@ -214,8 +219,14 @@ class VisorSelfAttentionGate(VisorDecoderLayer):
             to the image; the rest goes to the text.
         """
         normed = self.input_norm(text)
-        query = self.project_queries(normed, text_positions)
         text_keys, _ = self.project_keys_values(normed, text_positions)
+        query_positions = text_positions
+        if reader is not None:
+            normed = ops.take_along_axis(normed, reader[:, :, None], axis=1)
+            query_positions = ops.take_along_axis(
+                text_positions, reader, axis=1
+            )
+        query = self.project_queries(normed, query_positions)
         vision_keys, _ = self.project_keys_values(
             self.input_norm(vision), vision_positions
         )
@@ -233,7 +244,7 @@ class VisorSelfAttentionGate(VisorDecoderLayer):
                 as_mask(text_positions, text_mask),
             ),
         ]
-        weights = attention_weights(query, text_positions, segments)
+        weights = attention_weights(query, query_positions, segments)
         return ops.mean(weights[0], axis=(1, 2))
 
     def compute_output_spec(

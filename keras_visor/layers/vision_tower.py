@@ -3,6 +3,13 @@
 import keras
 from keras import ops
 
+from keras_visor._compat import SigLIPEncoderLayer
+from keras_visor._compat import SigLIPVisionEmbedding
+from keras_visor.layers.blocks import map_blocks
+
+# Queries of a tile whose attention scores stand in memory at once.
+QUERY_BLOCK = 128
+
 
 class VisorVisionTower(keras.layers.Layer):
     """Encodes tiles, projects their features and packs them into tokens.
@@ -24,9 +31,12 @@ class VisorVisionTower(keras.layers.Layer):
         images: Tensor (batch, tiles, height, width, 3).
         vision_indices: int32 tensor (batch, vision_length, 4).
         vision_weights: float32 tensor (batch, vision_length, 4).
+        return_attention: bool. Whether to return, too, how much attention
+            each visual token received in the encoder. Defaults to `False`.
 
     Returns:
-        Visual tokens, a tensor (batch, vision_length, hidden_dim).
+        Visual tokens, a tensor (batch, vision_length, hidden_dim), and with
+        `return_attention` a float32 tensor (batch, vision_length).
     """
 
     def __init__(self, encoder: keras.Model, hidden_dim: int, **kwargs):
@@ -55,23 +65,69 @@ class VisorVisionTower(keras.layers.Layer):
         self.projector_out.build((None, None, self.hidden_dim))
         self.built = True
 
-    def call(self, images, vision_indices, vision_weights):
+    def call(
+        self,
+        images,
+        vision_indices,
+        vision_weights,
+        return_attention: bool = False,
+    ):
         batch, tiles = ops.shape(images)[:2]
-        features = self.encode(
-            ops.reshape(images, (batch * tiles, *images.shape[2:]))
-        )
+        images = ops.reshape(images, (batch * tiles, *images.shape[2:]))
+        if not return_attention:
+            features = self.encode(images)
+        else:
+            features, attention = self.encode_with_attention(images)
         # Not the static shape: KerasHub's SigLIP states one token too many.
         patches = ops.shape(features)[1]
-        return self.pack(
+        tokens = self.pack(
             ops.reshape(features, (batch, tiles * patches, self.hidden_dim)),
+            vision_indices,
+            vision_weights,
+        )
+        if not return_attention:
+            return tokens
+        return tokens, self.pack_attention(
+            ops.reshape(attention, (batch, tiles * patches)),
             vision_indices,
             vision_weights,
         )
 
     def encode(self, tiles):
         """Projected patches (batch, patches, hidden_dim) of single tiles."""
-        hidden = self.projector_in(self.encoder(tiles))
+        return self._project(self.encoder(tiles))
+
+    def _project(self, features):
+        hidden = self.projector_in(features)
         return self.projector_out(ops.gelu(hidden, approximate=False))
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether the encoder's last block has attention that can be read."""
+        _, embedding, *blocks = self.encoder.layers
+        return (
+            isinstance(embedding, SigLIPVisionEmbedding)
+            and len(blocks) > 0
+            and all(isinstance(block, SigLIPEncoderLayer) for block in blocks)
+        )
+
+    def encode_with_attention(self, tiles):
+        """`encode`, and how much attention each patch received.
+
+        The last block runs as ever; its scores are computed once more, beside
+        it, a block of queries at a time.
+
+        Returns:
+            `(patches, attention)`: what `encode` gives, and a float32 tensor
+            (batch, patches): the attention weights of the encoder's last
+            block, the mean over its heads and queries. A tile's sum to one.
+        """
+        hidden = tiles
+        *trunk, last_block = self.encoder.layers[1:]
+        for layer in trunk:
+            hidden = layer(hidden)
+        attention = _attention_received(last_block, hidden)
+        return self._project(last_block(hidden)), attention
 
     def pack(self, patches, vision_indices, vision_weights):
         """Gather visual tokens from the projected patches of all tiles.
@@ -86,17 +142,66 @@ class VisorVisionTower(keras.layers.Layer):
         rows = ops.concatenate(
             [ops.tile(newline[None, None], (batch, 1, 1)), patches], axis=1
         )
-        tokens = 0.0
-        for source in range(4):
-            gathered = ops.take_along_axis(
-                rows, vision_indices[:, :, source, None], axis=1
-            )
-            weight = ops.cast(vision_weights[:, :, source, None], rows.dtype)
-            tokens = tokens + gathered * weight
-        return tokens
+        return _gather(rows, vision_indices, vision_weights)
 
-    def compute_output_spec(self, images, vision_indices, vision_weights):
-        return keras.KerasTensor(
-            (*vision_indices.shape[:2], self.hidden_dim),
-            dtype=self.compute_dtype,
+    def pack_attention(self, attention, vision_indices, vision_weights):
+        """Gather the attention of visual tokens; a newline's is zero.
+
+        Args:
+            attention: float32 tensor (batch, tiles * patches).
+            vision_indices: int32 tensor (batch, vision_length, 4).
+            vision_weights: float32 tensor (batch, vision_length, 4).
+
+        Returns:
+            A float32 tensor (batch, vision_length).
+        """
+        rows = ops.pad(attention, ((0, 0), (1, 0)))[:, :, None]
+        return _gather(rows, vision_indices, vision_weights)[:, :, 0]
+
+    def compute_output_spec(
+        self, images, vision_indices, vision_weights, return_attention=False
+    ):
+        shape = vision_indices.shape[:2]
+        tokens = keras.KerasTensor(
+            (*shape, self.hidden_dim), dtype=self.compute_dtype
         )
+        if not return_attention:
+            return tokens
+        return tokens, keras.KerasTensor(shape, dtype="float32")
+
+
+def _gather(rows, indices, weights):
+    """Weighted sums of four rows each.
+
+    Args:
+        rows: Tensor (batch, rows, width).
+        indices: int32 tensor (batch, length, 4).
+        weights: float32 tensor (batch, length, 4).
+
+    Returns:
+        A tensor (batch, length, width).
+    """
+    tokens = 0.0
+    for source in range(4):
+        gathered = ops.take_along_axis(
+            rows, indices[:, :, source, None], axis=1
+        )
+        weight = ops.cast(weights[:, :, source, None], rows.dtype)
+        tokens = tokens + gathered * weight
+    return tokens
+
+
+def _attention_received(block, hidden):
+    """Mean attention weights (batch, patches) on each patch in a block."""
+    attention = block.self_attn
+    normed = block.layer_norm1(hidden)
+    query = attention.query_dense(normed) * attention.key_dim**-0.5
+    keys = ops.transpose(attention.key_dense(normed), (0, 2, 3, 1))
+
+    def mean_over_heads(query):
+        scores = ops.matmul(ops.transpose(query, (0, 2, 1, 3)), keys)
+        weights = ops.softmax(ops.cast(scores, "float32"), axis=-1)
+        return ops.mean(weights, axis=1)
+
+    weights = map_blocks(mean_over_heads, QUERY_BLOCK, query)
+    return ops.mean(weights, axis=1)

@@ -17,8 +17,12 @@ from keras_visor.layers.layout import check_layout
 from keras_visor.layers.layout import complete_layout
 from keras_visor.layers.self_attention_gate import VisorSelfAttentionGate
 from keras_visor.layers.streams import Streams
+from keras_visor.layers.streams import last_token
 from keras_visor.layers.vision_tower import VisorVisionTower
 from keras_visor.models.loader import VisorPresetMixin
+from keras_visor.reduction.reducer import Reducer
+from keras_visor.reduction.selection import keep_best
+from keras_visor.reduction.vision_sources import VisionSources
 
 
 @keras.saving.register_keras_serializable("keras_visor")
@@ -300,21 +304,94 @@ class VisorBackbone(VisorPresetMixin, keras_hub.models.Backbone):
         """How many features the vision encoder gives for one tile."""
         return self._patches_per_tile
 
-    def embed(self, inputs: dict) -> Streams:
-        """The streams before the first decoder layer."""
-        return Streams(
+    def embed(self, inputs: dict, reducer: Reducer | None = None) -> Streams:
+        """The streams before the first decoder layer.
+
+        Args:
+            inputs: dict, the backbone's inputs.
+            reducer: `keras_visor.reduction.Reducer`. Leaves visual tokens
+                out. Defaults to `None`.
+        """
+        vision, sources = self.embed_images(inputs, reducer)
+        streams = Streams(
             text=self.token_embedding(inputs["token_ids"]),
             text_positions=inputs["text_positions"],
             text_mask=inputs["padding_mask"],
-            vision=self.vision_tower(
-                inputs["images"],
-                inputs["vision_indices"],
-                inputs["vision_weights"],
-            ),
+            vision=vision,
             vision_positions=inputs["vision_positions"],
             vision_mask=inputs["vision_mask"],
             vision_image_ids=inputs["vision_image_ids"],
         )
+        return streams if reducer is None else reducer.reduce(streams, sources)
+
+    def embed_images(
+        self, inputs: dict, reducer: Reducer | None = None
+    ) -> tuple:
+        """Visual tokens as they come, and what the reducer goes by.
+
+        Returns:
+            `(vision, sources)`: a tensor (batch, vision_length, hidden_dim)
+            and a `VisionSources`.
+        """
+        packing = inputs["vision_indices"], inputs["vision_weights"]
+        sources = VisionSources(*packing, self.patches_per_tile)
+        if reducer is None or not reducer.needs_attention:
+            return self.vision_tower(inputs["images"], *packing), sources
+        vision, attention = self.vision_tower(
+            inputs["images"], *packing, return_attention=True
+        )
+        return vision, sources._replace(attention=attention)
+
+    def hidden_states(self, inputs: dict, reducer: Reducer):
+        """What a call of the backbone gives, with fewer visual tokens.
+
+        Args:
+            inputs: dict, the backbone's inputs and, where responses follow
+                the prompts, `prompt_lengths`, int32 (batch,): the number of
+                text tokens of the prompt alone, whose last one then chooses
+                where visual tokens are left out within the decoder.
+            reducer: `keras_visor.reduction.Reducer`.
+
+        Returns:
+            A tensor (batch, text_length, hidden_dim).
+        """
+        streams = self.embed(inputs, reducer)
+        if "prompt_lengths" in inputs:
+            streams = streams._replace(reader=inputs["prompt_lengths"] - 1)
+        switches = self.switches(inputs["budget"])
+        streams = self.run_layers(streams, switches, reducer=reducer)
+        return self.final_norm(streams.text)
+
+    def check_reducer(self, reducer: Reducer | None) -> None:
+        """An error where this backbone cannot use a reducer."""
+        if reducer is None:
+            return
+        if not isinstance(reducer, Reducer):
+            raise TypeError(
+                "`reducer` must be one of `keras_visor.reduction` or None. "
+                f"Received: reducer={reducer!r}"
+            )
+        if reducer.needs_attention and not self.vision_tower.has_attention:
+            raise ValueError(
+                "`reducer` goes by the attention in the last block of the "
+                "vision encoder, which must be a `SigLIPVisionEncoder`. "
+                f"Received: reducer={reducer}, and an encoder without "
+                "attention that can be read"
+            )
+        looking = sorted(
+            set(self.cross_attention_layers).union(
+                set.intersection(*map(set, self._budgets))
+            )
+        )
+        layers = reducer.rates_after(self.num_layers)
+        unfit = [layer for layer in layers if layer not in looking]
+        if unfit:
+            raise ValueError(
+                "`reducer` must leave tokens out after decoder layers that "
+                "look at the image whatever the budget: of this model, "
+                f"{looking}. Received: reducer={reducer}, which does so after "
+                f"{unfit}"
+            )
 
     def switches(self, budget) -> dict:
         """For each self-attention layer whether `budget` has it on.
@@ -359,6 +436,7 @@ class VisorBackbone(VisorPresetMixin, keras_hub.models.Backbone):
         cache: dict | None = None,
         keep_vision: bool = False,
         last_only: bool = False,
+        reducer: Reducer | None = None,
     ) -> Streams:
         """Run decoder layers, each in its role.
 
@@ -371,19 +449,35 @@ class VisorBackbone(VisorPresetMixin, keras_hub.models.Backbone):
             layers: The layer indices to run, in order. Defaults to `None`:
                 all of them.
             cache: Optional dict with the keys "text", "vision" and "cross",
-                which gets, by layer, the keys and values that decoding needs.
-                Wants Python bools in `switches`.
+                which gets, by layer, the keys and values that decoding needs,
+                and "kept", which with a reducer gets the positions and the
+                mask of the visual ones. Wants Python bools in `switches`.
             keep_vision: bool. Refine the visual tokens even where no later
                 layer reads them, to look at. Defaults to `False`.
             last_only: bool. After the decoder's last layer, compute the last
                 text token only. Wants Python bools in `switches`. Defaults to
                 `False`.
+            reducer: `keras_visor.reduction.Reducer`. Leaves visual tokens out
+                after some of the layers. Defaults to `None`.
 
         Returns:
             `Streams` after the last of the layers. With `last_only`, its text
             is one token, while positions and mask stay those of all.
         """
+        rates = reducer.rates_after(self.num_layers) if reducer else {}
+        if streams.vision is None:
+            reducer = None
+        rates = reducer.rates_after(self.num_layers) if reducer else {}
         for index in range(self.num_layers) if layers is None else layers:
+            if index in rates:
+                attention = self._vision_attention(
+                    index, streams, _reader(streams)
+                )[:, 0]
+            if reducer is not None and cache is not None:
+                cache["kept"][str(index)] = (
+                    streams.vision_positions,
+                    streams.vision_mask,
+                )
             if streams.vision is not None and index in self._layout[0]:
                 streams = self._cross_attend(index, streams, cache)
             options = {
@@ -396,6 +490,8 @@ class VisorBackbone(VisorPresetMixin, keras_hub.models.Backbone):
                     keep_vision or self._is_vision_read_after(index, switches)
                 )
             streams = self._decode(index, streams, cache, options)
+            if index in rates:
+                streams = keep_best(streams, attention, rates[index])
         return streams
 
     def _is_vision_read_after(self, index, switches):
@@ -408,6 +504,41 @@ class VisorBackbone(VisorPresetMixin, keras_hub.models.Backbone):
     def cross_attention_at(self, index: int) -> VisorCrossAttention:
         """The cross-attention in front of decoder layer `index`."""
         return self.cross_attentions[self._layout[0].index(index)]
+
+    def _vision_attention(self, index, streams, reader=None):
+        """How much text tokens, or the reader, look at the visual tokens.
+
+        Args:
+            index: int. A layer that looks at the image.
+            streams: `Streams` before the layer.
+            reader: int32 tensor (batch, 1), the index of a text token.
+                Defaults to `None`: all of them.
+
+        Returns:
+            A float32 tensor (batch, text_length or 1, vision_length).
+        """
+        if index in self._layout[1]:
+            return self.decoder_layers[index].vision_attention(
+                streams.text,
+                streams.vision,
+                streams.text_positions,
+                streams.vision_positions,
+                streams.text_mask,
+                streams.vision_mask,
+                reader=reader,
+            )
+        text, positions = streams.text, streams.text_positions
+        if reader is not None:
+            text = ops.take_along_axis(text, reader[:, :, None], axis=1)
+            positions = ops.take_along_axis(positions, reader, axis=1)
+        return self.cross_attention_at(index).vision_attention(
+            text,
+            streams.vision,
+            positions,
+            streams.vision_positions,
+            streams.vision_mask,
+            streams.vision_image_ids,
+        )
 
     def _cross_attend(self, index, streams, cache):
         output = self.cross_attention_at(index)(
@@ -451,12 +582,16 @@ class VisorBackbone(VisorPresetMixin, keras_hub.models.Backbone):
                 cache["vision"][str(index)] = vision_cache
         return streams._replace(text=outputs[0], vision=outputs[1])
 
-    def intermediates(self, inputs: dict) -> dict:
+    def intermediates(
+        self, inputs: dict, reducer: Reducer | None = None
+    ) -> dict:
         """Run the backbone and return what happens inside, for analysis.
 
         Args:
             inputs: dict, the backbone's inputs; all samples must share one
                 budget.
+            reducer: `keras_visor.reduction.Reducer`. Leaves visual tokens
+                out. Defaults to `None`.
 
         Returns:
             A dict with the keys
@@ -467,7 +602,10 @@ class VisorBackbone(VisorPresetMixin, keras_hub.models.Backbone):
               (batch, text_length, vision_length): how much each text token
               attends to each visual token, the mean over the heads. A row
               sums to the share of the attention that goes to the image.
+            - `vision_positions`: by layer, int32 (batch, vision_length): the
+              positions of the visual tokens before it, -1 at padding.
         """
+        self.check_reducer(reducer)
         inputs = {
             name: ops.convert_to_tensor(value) for name, value in inputs.items()
         }
@@ -478,33 +616,18 @@ class VisorBackbone(VisorPresetMixin, keras_hub.models.Backbone):
                 f"Received: {sorted(budgets)}"
             )
         switches = self.switches(int(budgets.pop()))
-        streams = self.embed(inputs)
-        text, vision, vision_attention = {}, {}, {}
+        streams = self.embed(inputs, reducer)
+        text, vision, vision_attention, positions = {}, {}, {}, {}
         for index in range(self.num_layers):
-            if index in self._layout[0]:
-                vision_attention[index] = self.cross_attention_at(
-                    index
-                ).vision_attention(
-                    streams.text,
-                    streams.vision,
-                    streams.text_positions,
-                    streams.vision_positions,
-                    streams.vision_mask,
-                    streams.vision_image_ids,
-                )
-            elif switches.get(index, False):
-                vision_attention[index] = self.decoder_layers[
-                    index
-                ].vision_attention(
-                    streams.text,
-                    streams.vision,
-                    streams.text_positions,
-                    streams.vision_positions,
-                    streams.text_mask,
-                    streams.vision_mask,
-                )
+            positions[index] = ops.where(
+                ops.cast(streams.vision_mask, "bool"),
+                streams.vision_positions,
+                -1,
+            )
+            if index in self._layout[0] or switches.get(index, False):
+                vision_attention[index] = self._vision_attention(index, streams)
             streams = self.run_layers(
-                streams, switches, [index], keep_vision=True
+                streams, switches, [index], keep_vision=True, reducer=reducer
             )
             text[index], vision[index] = streams.text, streams.vision
         return {
@@ -512,6 +635,7 @@ class VisorBackbone(VisorPresetMixin, keras_hub.models.Backbone):
             "text": text,
             "vision": vision,
             "vision_attention": vision_attention,
+            "vision_positions": positions,
         }
 
     def default_lora_layer_names(self) -> list[str]:
@@ -564,6 +688,13 @@ class VisorBackbone(VisorPresetMixin, keras_hub.models.Backbone):
                 encoder
             )
         return super().from_config(config)
+
+
+def _reader(streams):
+    """Index of the text token that chooses visual tokens, (batch, 1)."""
+    if streams.reader is None:
+        return last_token(streams.text_mask)[:, None]
+    return ops.cast(streams.reader, "int32")[:, None]
 
 
 def _patch_encoder(vision_encoder):

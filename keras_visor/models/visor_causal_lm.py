@@ -13,6 +13,7 @@ from keras import ops
 from keras_visor.generation.decoding import writes_token_by_token
 from keras_visor.generation.generator import Generator
 from keras_visor.models.encoded_images import EncodedImages
+from keras_visor.models.encoded_images import stack_sources
 from keras_visor.models.loader import VisorPresetMixin
 from keras_visor.models.sample_batches import SampleBatches
 from keras_visor.models.visor_backbone import VisorBackbone
@@ -20,6 +21,7 @@ from keras_visor.models.visor_causal_lm_preprocessor import (
     VisorCausalLMPreprocessor,
 )
 from keras_visor.preprocessing.chat_template import IMAGE_MARK
+from keras_visor.reduction.reducer import Reducer
 
 
 @keras.saving.register_keras_serializable("keras_visor")
@@ -35,6 +37,10 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
         backbone: `VisorBackbone`.
         preprocessor: `VisorCausalLMPreprocessor`, or `None` to work on the
             backbone's inputs. Defaults to `None`.
+        reducer: `keras_visor.reduction.Reducer`, leaves visual tokens out
+            wherever the model runs: in a call, `fit`, `evaluate`, `generate`
+            and `route`. An attribute that can be set at any time; a preset
+            keeps it. Defaults to `None`: every visual token stays.
         **kwargs: Other arguments of `keras_hub.models.CausalLM`.
 
     Examples:
@@ -91,6 +97,7 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
         self,
         backbone: VisorBackbone,
         preprocessor: VisorCausalLMPreprocessor | None = None,
+        reducer: Reducer | None = None,
         **kwargs,
     ):
         # === Layers ===
@@ -104,6 +111,44 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
         outputs = backbone.token_embedding(backbone(inputs), reverse=True)
         super().__init__(inputs=inputs, outputs=outputs, **kwargs)
         self._said_full_for_auto = False
+        self.reducer = reducer
+
+    @property
+    def reducer(self) -> Reducer | None:
+        """What leaves visual tokens out, `None` if nothing does."""
+        return self._reducer
+
+    @reducer.setter
+    def reducer(self, reducer: Reducer | None):
+        self.backbone.check_reducer(reducer)
+        self._reducer = reducer
+        # Programs that were compiled for another one.
+        self.train_function = None
+        self.test_function = None
+        self.predict_function = None
+        if self.preprocessor is not None:
+            self.preprocessor.gives_prompt_lengths = bool(
+                reducer and reducer.rates_after(self.backbone.num_layers)
+            )
+
+    def call(self, inputs, training=None, mask=None):
+        if self.reducer is None:
+            return super().call(inputs, training=training, mask=mask)
+        hidden_states = self.backbone.hidden_states(inputs, self.reducer)
+        return self.backbone.token_embedding(hidden_states, reverse=True)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "reducer": keras.saving.serialize_keras_object(self.reducer),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        reducer = config.get("reducer")
+        if isinstance(reducer, dict):
+            reducer = keras.saving.deserialize_keras_object(reducer)
+        return super().from_config({**config, "reducer": reducer})
 
     def compile(
         self,
@@ -144,6 +189,7 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
         strip_prompt: bool = False,
         budget: str | int | Sequence[int] = "auto",
         return_report: bool = False,
+        reducer: str | Reducer | None = "auto",
     ):
         """Generate text from prompts and images.
 
@@ -167,8 +213,11 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
                 Defaults to "auto".
             return_report: bool. Return `(outputs, report)`, where `report`
                 has, as an int array a sample, `budget` (the index that ran),
-                `text_tokens` and `vision_tokens` of the prompt. Defaults to
-                `False`.
+                `text_tokens` and `vision_tokens` of the prompt, before any
+                reduction. Defaults to `False`.
+            reducer: `keras_visor.reduction.Reducer` that leaves visual tokens
+                out in this call, or `None` to keep all. Defaults to "auto":
+                the model's own, `lm.reducer`.
 
         Returns:
             A list of strings without special tokens, or one string if
@@ -184,7 +233,7 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
         parts = []
         for batch in batches:
             part = self._generate_batch(
-                batch, max_length, stop_token_ids, strip_prompt, budget
+                batch, max_length, stop_token_ids, strip_prompt, budget, reducer
             )
             parts.append(part)
         outputs, reports = zip(*parts, strict=True)
@@ -210,6 +259,7 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
         max_length: int | None = None,
         stop_token_ids="auto",
         budget: str | int | Sequence[int] = "auto",
+        reducer: str | Reducer | None = "auto",
     ) -> Iterator[str] | Iterator[list[str]]:
         """Generate text and hand it out as it is written.
 
@@ -223,6 +273,7 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
             max_length: int. See `generate`.
             stop_token_ids: See `generate`.
             budget: See `generate`.
+            reducer: See `generate`.
 
         Returns:
             An iterator over strings, or, if `inputs` is several prompts, over
@@ -249,18 +300,20 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
                 f"sampler={self.sampler!r}"
             )
         prompts = inputs.get("prompts") if isinstance(inputs, dict) else inputs
-        prepared = self._prepare(inputs, max_length, stop_token_ids, budget)
+        prepared = self._prepare(
+            inputs, max_length, stop_token_ids, budget, reducer
+        )
         pieces = self._pieces(*prepared)
         if isinstance(prompts, str):
             return (piece for (piece,) in pieces if piece)
         return pieces
 
-    def _pieces(self, x, max_length, budgets, stop_token_ids):
+    def _pieces(self, x, max_length, budgets, stop_token_ids, reducer):
         """New text of each sample after each step."""
         detokenize = self.preprocessor.tokenizer.detokenize
         texts = given = [""] * len(x["token_ids"])
         for answers in self.make_generate_function().stream(
-            x, max_length, budgets, stop_token_ids
+            x, max_length, budgets, stop_token_ids, reducer
         ):
             texts = detokenize(answers)
             # A character whose bytes are not all there yet has to wait.
@@ -270,7 +323,7 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
         if texts != given:
             yield [t[len(g) :] for t, g in zip(texts, given, strict=True)]
 
-    def _prepare(self, inputs, max_length, stop_token_ids, budget):
+    def _prepare(self, inputs, max_length, stop_token_ids, budget, reducer):
         """What the generator takes, everything checked."""
         if max_length is not None and max_length < 1:
             raise ValueError(
@@ -278,6 +331,7 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
                 f"Received: max_length={max_length}"
             )
         stop_token_ids = self._stop_token_ids(stop_token_ids)
+        reducer = self._resolve_reducer(reducer)
         if self.preprocessor is None:
             x = {name: np.array(value) for name, value in inputs.items()}
             max_length = x["token_ids"].shape[1]
@@ -292,16 +346,17 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
             x = self._preprocess(inputs, max_length)
         budgets = self._resolve_budgets(budget, len(x["token_ids"]))
         _check_ends_in_text(x)
-        return x, max_length, budgets, stop_token_ids
+        _check_encoded(x, reducer)
+        return x, max_length, budgets, stop_token_ids, reducer
 
     def _generate_batch(
-        self, inputs, max_length, stop_token_ids, strip_prompt, budget
+        self, inputs, max_length, stop_token_ids, strip_prompt, budget, reducer
     ):
-        x, max_length, budgets, stop_token_ids = self._prepare(
-            inputs, max_length, stop_token_ids, budget
+        x, max_length, *options = self._prepare(
+            inputs, max_length, stop_token_ids, budget, reducer
         )
         answers, budgets = self.make_generate_function().generate(
-            x, max_length, budgets, stop_token_ids
+            x, max_length, *options
         )
         report = {
             "budget": np.asarray(budgets),
@@ -350,7 +405,7 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
         x["vision"] = ops.stack(
             [ops.pad(row, ((0, length - row.shape[0]), (0, 0))) for row in rows]
         )
-        return x
+        return {**x, **stack_sources(entries, length)}
 
     def _stop_token_ids(self, stop_token_ids):
         if isinstance(stop_token_ids, str) and stop_token_ids == "auto":
@@ -363,6 +418,12 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
         if stop_token_ids is None:
             return None
         return tuple(int(token_id) for token_id in stop_token_ids)
+
+    def _resolve_reducer(self, reducer):
+        if isinstance(reducer, str) and reducer == "auto":
+            return self.reducer
+        self.backbone.check_reducer(reducer)
+        return reducer
 
     def _resolve_budgets(self, budget, batch_size):
         """Budget indices (batch_size,), or `None` where the policy chooses.
@@ -422,6 +483,8 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
         Returns:
             An `EncodedImages` for one image, else a list of them. `generate`
             takes them instead of images; a single one serves all prompts.
+            Every visual token is there, whatever `lm.reducer` says; the
+            encoder's attention is if `lm.reducer` goes by it.
         """
         if getattr(images, "ndim", 0) == 4:
             images = list(images)
@@ -442,9 +505,17 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
             sequence_length=1,
         )
         ids = x["vision_image_ids"][x["vision_mask"]]
+        tokens, attention = self.make_generate_function().encode(
+            x, self.reducer is not None and self.reducer.needs_attention
+        )
+        if attention is not None:
+            attention = ops.convert_to_numpy(attention)[0]
         return EncodedImages(
-            tokens=self.make_generate_function().encode(x)[0],
+            tokens=tokens[0],
             image_lengths=tuple(np.bincount(ids).tolist()),
+            indices=x["vision_indices"][0],
+            weights=x["vision_weights"][0],
+            attention=attention,
         )
 
     def route(self, inputs: dict):
@@ -464,7 +535,7 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
         inputs = {
             name: ops.convert_to_numpy(value) for name, value in inputs.items()
         }
-        return self.make_generate_function().route(inputs)
+        return self.make_generate_function().route(inputs, self.reducer)
 
     # === Training ===
 
@@ -545,6 +616,24 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
 
 def _is_empty(entry):
     return entry is None or isinstance(entry, (list, tuple)) and not entry
+
+
+def _check_encoded(x, reducer):
+    """A reducer may go by more than an `EncodedImages` holds."""
+    if reducer is None or "vision" not in x:
+        return
+    if "vision_indices" not in x:
+        raise ValueError(
+            "`images` must hold what `encode` gave, for a reducer to know "
+            "where each visual token comes from. Received: an `EncodedImages` "
+            "without `indices` and `weights`"
+        )
+    if reducer.needs_attention and "vision_attention" not in x:
+        raise ValueError(
+            "`images` were encoded without the attention that the reducer "
+            "goes by. Set `lm.reducer` to such a one before `encode`. "
+            f"Received: reducer={reducer}"
+        )
 
 
 def _check_ends_in_text(x):

@@ -115,6 +115,9 @@ class VisorCausalLMPreprocessor(
         )
         self.image_converter = image_converter
         self.num_budgets = num_budgets
+        # Whether training samples say where the prompt ends, for a reducer
+        # within the decoder; `VisorCausalLM` sets it.
+        self.gives_prompt_lengths = False
 
     def build(self, input_shape=None):
         # The base class builds a packer, which this one does not use.
@@ -154,6 +157,12 @@ class VisorCausalLMPreprocessor(
             "padding_mask": mask[:, :-1].copy(),
             "text_positions": batch["text_positions"][:, :-1],
         }
+        if self.gives_prompt_lengths:
+            lengths = [
+                len(sample.sequence.token_ids) - sample.response_length
+                for sample in samples
+            ]
+            x["prompt_lengths"] = np.array(lengths, "int32")
         sample_weight = np.zeros(token_ids[:, 1:].shape, "float32")
         for row, sample in enumerate(samples):
             length = len(sample.sequence.token_ids)
@@ -170,6 +179,9 @@ class VisorCausalLMPreprocessor(
     def _call_in_tf_data(self, x, sequence_length):
         import tensorflow as tf
 
+        names = dict(INPUTS)
+        if self.gives_prompt_lengths:
+            names["prompt_lengths"] = (1, "int32")
         unbatched = tf.convert_to_tensor(x["prompts"]).shape.rank == 0
         x = dict(x)
         if isinstance(x.get("images"), tf.RaggedTensor):
@@ -189,9 +201,9 @@ class VisorCausalLMPreprocessor(
                     )
                 ]
             inputs, y, weight = self._call_python(columns, sequence_length)
-            return *(inputs[name] for name in INPUTS), y, weight
+            return *(inputs[name] for name in names), y, weight
 
-        specs = {**INPUTS, "y": (2, "int32"), "weight": (2, "float32")}
+        specs = {**names, "y": (2, "int32"), "weight": (2, "float32")}
         dtypes = [dtype for _, dtype in specs.values()]
         values = tf.numpy_function(run, list(x.values()), dtypes)
         # What the graph cannot see of the shapes, but the layers have to.
@@ -208,7 +220,7 @@ class VisorCausalLMPreprocessor(
             ends = known.get(name, ())
             value.set_shape([None] * (rank - unbatched - len(ends)) + [*ends])
         *inputs, y, weight = values
-        return dict(zip(INPUTS, inputs, strict=True)), y, weight
+        return dict(zip(names, inputs, strict=True)), y, weight
 
     # === Generation ===
 

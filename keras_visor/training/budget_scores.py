@@ -17,6 +17,7 @@ from keras_visor.analysis.flops import count_flops
 from keras_visor.datasets.metrics import exact_match
 from keras_visor.models.visor_backbone import VisorBackbone
 from keras_visor.models.visor_causal_lm import VisorCausalLM
+from keras_visor.reduction.reducer import Reducer
 from keras_visor.training.checks import check_positive
 from keras_visor.training.score_shards import PATTERN
 from keras_visor.training.score_shards import read_shard
@@ -42,13 +43,15 @@ class BudgetScores:
     text_tokens: np.ndarray
     vision_tokens: np.ndarray
 
-    def flops(self, backbone: VisorBackbone) -> np.ndarray:
+    def flops(
+        self, backbone: VisorBackbone, reducer: Reducer | None = None
+    ) -> np.ndarray:
         """FLOPs (samples, budgets) of each prompt, as `count_flops` has it."""
         lengths = np.stack([self.text_tokens, self.vision_tokens], axis=1)
         lengths, rows = np.unique(lengths, axis=0, return_inverse=True)
         counts = [
             [
-                count_flops(backbone, text, vision, budget)
+                count_flops(backbone, text, vision, budget, reducer)
                 for budget in range(len(self.budgets))
             ]
             for text, vision in lengths
@@ -153,7 +156,7 @@ def score_budgets(
             f"`shard_size` make {len(shards)} shards. Pass another directory."
         )
     origin = {
-        "model": _model_digest(lm.backbone),
+        "model": _model_digest(lm),
         "budgets": lm.backbone.budgets,
         "metric": getattr(metric, "__qualname__", type(metric).__qualname__),
         "max_length": max_length,
@@ -280,14 +283,17 @@ def _collect(lm, rows):
     )
 
 
-def _model_digest(backbone):
+def _model_digest(lm):
     """Of all that its answers depend on, the budgets and the policy apart."""
+    backbone = lm.backbone
     config = backbone.get_config()
     digest = hashlib.sha256()
     for name in ("rope_max_wavelength", "layer_norm_epsilon", "num_layers"):
         digest.update(str(config[name]).encode())
     digest.update(json.dumps(backbone.cross_attention_layers).encode())
     digest.update(str(backbone.compute_dtype).encode())
+    if lm.reducer is not None:
+        digest.update(repr(lm.reducer).encode())
     policy = backbone.policy
     apart = {id(w) for w in policy.weights} if policy is not None else set()
     for weight in backbone.weights:

@@ -201,24 +201,24 @@ class RoutingModel(keras.Model):
         self.built = True
 
     def call(self, inputs):
+        reducer = self.lm.reducer
+        vision, sources = self.lm.backbone.embed_images(inputs, reducer)
         names = ("vision_positions", "vision_mask", "vision_image_ids")
         streams = Streams(
             text=None,
             text_positions=inputs["text_positions"],
             text_mask=inputs["padding_mask"],
-            vision=self.lm.backbone.vision_tower(
-                inputs["images"],
-                inputs["vision_indices"],
-                inputs["vision_weights"],
-            ),
+            vision=vision,
             **{name: inputs[name] for name in names},
         )
         _, _, logits = stages.run_shared_layers(
             self.lm,
             inputs["token_ids"],
             streams,
+            sources,
             num_layers=self.lm.backbone.first_optional_layer,
             route=True,
+            reducer=reducer,
         )
         return ops.cast(logits, "float32")
 

@@ -136,7 +136,7 @@ def _rebuild(lm, **changes):
             image_converter=preprocessor.image_converter,
             sequence_length=preprocessor.sequence_length,
         )
-    return type(lm)(new, preprocessor)
+    return type(lm)(new, preprocessor, reducer=lm.reducer)
 
 
 def _without_policy(backbone):

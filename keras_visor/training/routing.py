@@ -113,7 +113,7 @@ def evaluate_routing(
             f"`held_out` must be among `groups`. Received: {unknown}"
         )
     chosen = _choose(lm, logits)
-    flops = scores.flops(lm.backbone)
+    flops = scores.flops(lm.backbone, lm.reducer)
     layers = np.array([len(budget) for budget in scores.budgets])
 
     def routing(name, rows):

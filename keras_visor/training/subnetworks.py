@@ -176,7 +176,7 @@ def _worth(subnetwork):
 def _evaluate(lm, subsets, samples, directory, metric, **kwargs):
     candidate = with_budgets(lm, subsets)
     scores = score_budgets(candidate, samples, directory, metric, **kwargs)
-    flops = scores.flops(candidate.backbone).mean(axis=0)
+    flops = scores.flops(candidate.backbone, candidate.reducer).mean(axis=0)
     return [
         Subnetwork(tuple(layers), float(score), float(cost))
         for layers, score, cost in zip(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import keras_visor
+from keras_visor import reduction
 from keras_visor.analysis import count_flops
 
 
@@ -60,6 +61,34 @@ def test_by_hand(budget, expected):
     flops = count_flops(stub(), 3, 5, budget)
     assert flops == expected
     assert type(flops) is int
+
+
+def test_fewer_visual_tokens():
+    """ceil(0.5 * 5) = 3 visual tokens."""
+    reducer = reduction.VisionZip(0.5)
+    joint_layer = 6 * 864 + 4 * 8 * 36
+    cross = 768 + 3 * 2 * 32 + 4 * 3 * 3 * 8 + 2 * 3 * 8 * 7
+    for budget, expected in (
+        (1, 5 * TEXT_LAYER + joint_layer + 2 * cross),
+        (None, 6 * joint_layer),
+    ):
+        flops = count_flops(stub(), 3, 5, budget, reducer)
+        assert flops == expected == count_flops(stub(), 3, 3, budget)
+    whole = count_flops(stub(), 3, 5, 1, reduction.VisionZip(1))
+    assert whole == count_flops(stub(), 3, 5, 1)
+
+
+def test_fewer_visual_tokens_after_some_layers():
+    few = 6 * 864 + 4 * 8 * 36
+    reducer = reduction.FastV(0.5, layer=1)
+    flops = count_flops(stub(), 3, 5, None, reducer)
+    assert flops == 2 * JOINT_LAYER + 4 * few
+    # Cross-attention at 0 and 3, self-attention at 4; then ceil(0.5 * 3).
+    cross = 768 + 3 * 2 * 32 + 4 * 3 * 3 * 8 + 2 * 3 * 8 * 7
+    reducer = reduction.PyramidDrop(0.5, layers=[0, 3])
+    fewer = 5 * 864 + 4 * 8 * 25
+    flops = count_flops(stub(), 3, 5, 1, reducer)
+    assert flops == 5 * TEXT_LAYER + CROSS + cross + fewer
 
 
 def test_cross_attention_head_layout_counts():

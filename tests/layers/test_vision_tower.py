@@ -136,3 +136,53 @@ def test_output_spec_without_running(dtype):
         rtol=0.05,
         atol=0.05,
     )
+
+
+# === Attention ===
+
+
+def test_attention_received_is_that_of_transformers(dense, dense_reference):
+    encoder = dense_reference.model.model.vision_tower
+    tiles = np.random.default_rng(1).normal(size=(3, 28, 28, 3))
+    tiles = tiles.astype("float32")
+    hidden = []
+    block = encoder.encoder.layers[-1]
+    hook = block.register_forward_pre_hook(
+        lambda _, arguments: hidden.append(arguments[0])
+    )
+    with torch.no_grad():
+        encoder(torch.tensor(tiles).permute(0, 3, 1, 2))
+        hook.remove()
+        # By hand: `transformers` may not compute weights that can be read.
+        normed = block.layer_norm1(hidden[0])
+        attention = block.self_attn
+        query, key = (
+            dense_layer(normed).unflatten(-1, (attention.num_heads, -1))
+            for dense_layer in (attention.q_proj, attention.k_proj)
+        )
+        scores = torch.einsum("bqhd,bkhd->bhqk", query, key)
+        weights = (scores * query.shape[-1] ** -0.5).softmax(-1)
+    tower = dense.backbone.vision_tower
+    assert tower.has_attention
+    patches, received = call(tower.encode_with_attention, tiles=tiles)
+    np.testing.assert_allclose(
+        to_numpy(received), weights.mean((1, 2)).numpy(), atol=1e-6
+    )
+    np.testing.assert_allclose(
+        to_numpy(patches), to_numpy(call(tower.encode, tiles=tiles)), atol=1e-5
+    )
+
+
+def test_attention_is_packed_with_the_tokens():
+    tower = make_tower()
+    assert not tower.has_attention
+    attention = np.arange(1, 17, dtype="float32").reshape(2, 8)
+    packed = call(
+        tower.pack_attention,
+        attention=attention,
+        vision_indices=INDICES,
+        vision_weights=WEIGHTS,
+    )
+    np.testing.assert_allclose(
+        to_numpy(packed), [[1, 4, 7, 0], [10, 0, 0, 0]], rtol=1e-6
+    )

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from keras_visor.analysis import count_flops
+from keras_visor.reduction import UniformChoice
 from keras_visor.training import score_budgets
 from keras_visor.training import with_policy
 
@@ -167,7 +168,9 @@ def test_a_policy_changes_no_answers(lm, columns, files, tmp_path):
     assert score(with_policy(lm), columns, tmp_path) is not None
 
 
-@pytest.mark.parametrize("key", ["model", "metric", "max_length", "samples"])
+@pytest.mark.parametrize(
+    "key", ["model", "reducer", "metric", "max_length", "samples"]
+)
 def test_foreign_shards_are_refused(
     lm, load_small, columns, files, tmp_path, key
 ):
@@ -178,6 +181,9 @@ def test_foreign_shards_are_refused(
         arguments["lm"] = load_small()
         bias = arguments["lm"].backbone.decoder_layers[2].value_dense.bias
         bias.assign(bias + 1e-6)
+    elif key == "reducer":
+        arguments["lm"] = load_small(reducer=UniformChoice(0.5))
+        key = "model"
     elif key == "metric":
         arguments["metric"] = lambda answers, responses: 0.5
     elif key == "max_length":

@@ -9,6 +9,8 @@ from keras import ops
 from model_checks import outputs
 
 from keras_visor import VisorCausalLM
+from keras_visor.reduction import FastV
+from keras_visor.reduction import VisionZip
 from keras_visor.training import policy
 from keras_visor.training import routing_logits
 from keras_visor.training import set_policy_rule
@@ -47,8 +49,11 @@ def train(lm, samples, scores, **arguments):
 # === What it trains ===
 
 
-def test_it_is_what_generate_runs(with_untrained, samples):
-    lm = with_untrained
+@pytest.mark.parametrize(
+    "reducer", [None, VisionZip(0.3), FastV(0.3, layer=0)], ids=str
+)
+def test_it_is_what_generate_runs(load_small, samples, reducer):
+    lm = with_policy(load_small(reducer=reducer), hidden_dim=8)
     inputs = lm.preprocessor.generate_preprocess(
         {name: samples[name][:3] for name in ("prompts", "images")}
     )

@@ -12,6 +12,7 @@ from model_checks import preprocess
 
 from keras_visor import VisorCausalLM
 from keras_visor.checkpoints import export
+from keras_visor.reduction import UniformChoice
 from keras_visor.training import set_policy_rule
 from keras_visor.training import with_budgets
 from keras_visor.training import with_policy
@@ -129,3 +130,9 @@ def test_bad_input(visor, load_small):
     lm.backbone.enable_lora(2)
     with pytest.raises(ValueError, match="merge LoRA first"):
         with_budgets(lm, [[]])
+
+
+def test_a_reducer_stays(load_small):
+    lm = load_small(reducer=UniformChoice(0.5))
+    assert with_budgets(lm, [[], [1]]).reducer == UniformChoice(0.5)
+    assert with_policy(lm).reducer == UniformChoice(0.5)

@@ -1,0 +1,132 @@
+"""Asking the questions of a data set and scoring the answers."""
+
+import time
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Sequence
+from itertools import islice
+
+import numpy as np
+
+from keras_visor.analysis import count_flops
+from keras_visor.evaluation.answer_log import AnswerLog
+from keras_visor.models.visor_causal_lm import VisorCausalLM
+
+# Batches that are read ahead, to put questions of like length together.
+BATCHES_AHEAD = 16
+
+
+def answer_questions(
+    lm: VisorCausalLM,
+    examples: Iterable[dict],
+    log: AnswerLog,
+    budget: str | int = "auto",
+    max_length: int | None = None,
+    batch_size: int = 8,
+    on_progress: Callable[[int], None] | None = None,
+) -> None:
+    """Ask the questions that have no answer in the log yet.
+
+    Args:
+        lm: `VisorCausalLM` with its preprocessor; its `reducer` holds.
+        examples: iterable of dicts with `prompts` (a string), `images` (an
+            image) and `answers` (strings; a question without any is passed
+            over, since nobody can score it).
+        log: `AnswerLog`. Gets `index`, `answer`, `answers`, `budget`,
+            `text_tokens`, `vision_tokens` and `seconds` of each question.
+        budget: See `VisorCausalLM.generate`. Defaults to "auto".
+        max_length: int. See `VisorCausalLM.generate`. Defaults to `None`.
+        batch_size: int. Questions that are asked together, pictures of like
+            size and prompts of like length. Defaults to `8`.
+        on_progress: callable, told how many questions are done with, each
+            time some are. Defaults to `None`.
+    """
+    numbered = enumerate(examples)
+    on_progress = on_progress or (lambda count: None)
+    while window := list(islice(numbered, BATCHES_AHEAD * batch_size)):
+        open_questions = [
+            (index, example)
+            for index, example in window
+            if index not in log.answers and len(example["answers"])
+        ]
+        on_progress(len(window) - len(open_questions))
+        open_questions.sort(key=_size)
+        for start in range(0, len(open_questions), batch_size):
+            batch = open_questions[start : start + batch_size]
+            log.append(_answer(lm, batch, budget, max_length))
+            on_progress(len(batch))
+
+
+def _size(numbered_example):
+    _, example = numbered_example
+    return np.shape(example["images"]), len(example["prompts"])
+
+
+def _answer(lm, batch, budget, max_length):
+    start = time.perf_counter()
+    answers, report = lm.generate(
+        {
+            "prompts": [example["prompts"] for _, example in batch],
+            "images": [[example["images"]] for _, example in batch],
+        },
+        max_length=max_length,
+        strip_prompt=True,
+        budget=budget,
+        return_report=True,
+    )
+    seconds = (time.perf_counter() - start) / len(batch)
+    for row, (index, example) in enumerate(batch):
+        yield {
+            "index": index,
+            "answer": answers[row],
+            "answers": list(example["answers"]),
+            **{name: int(values[row]) for name, values in report.items()},
+            "seconds": seconds,
+        }
+
+
+def summarize(
+    lm: VisorCausalLM,
+    answers: Sequence[dict],
+    metric: Callable[[Sequence[str], Sequence[Sequence[str]]], float],
+) -> dict:
+    """Score answers and say what they cost.
+
+    Args:
+        lm: `VisorCausalLM` that gave them.
+        answers: list of dicts, those of an `AnswerLog`.
+        metric: callable. From answers (a string a question) and references (a
+            list of strings a question) to a float from 0 to 1.
+
+    Returns:
+        A dict of `score`; `questions`, how many; `budgets`, by index how many
+        questions ran at each; `flops` and `dense_flops`, the mean of
+        `count_flops` at that budget and of the dense model; and `seconds`, of
+        all questions together.
+
+    Raises:
+        ValueError: There are no answers.
+    """
+    if not answers:
+        raise ValueError(
+            "`answers` must hold an answer. Received: none, for a split "
+            "without questions or without public answers"
+        )
+    lengths = [(row["text_tokens"], row["vision_tokens"]) for row in answers]
+    budgets = [row["budget"] for row in answers]
+    flops = [
+        count_flops(lm.backbone, *length, budget, lm.reducer)
+        for length, budget in zip(lengths, budgets, strict=True)
+    ]
+    dense = [count_flops(lm.backbone, *length) for length in lengths]
+    return {
+        "score": metric(
+            [row["answer"] for row in answers],
+            [row["answers"] for row in answers],
+        ),
+        "questions": len(answers),
+        "budgets": {b: budgets.count(b) for b in sorted(set(budgets))},
+        "flops": float(np.mean(flops)),
+        "dense_flops": float(np.mean(dense)),
+        "seconds": sum(row["seconds"] for row in answers),
+    }

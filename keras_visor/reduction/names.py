@@ -1,0 +1,55 @@
+"""Reducers by name, as the command line takes them."""
+
+from keras_visor.reduction.average_pooling import AveragePooling
+from keras_visor.reduction.fast_v import FastV
+from keras_visor.reduction.hired import HiRED
+from keras_visor.reduction.pyramid_drop import PyramidDrop
+from keras_visor.reduction.random_choice import RandomChoice
+from keras_visor.reduction.reducer import Reducer
+from keras_visor.reduction.uniform_choice import UniformChoice
+from keras_visor.reduction.vis_pruner import VisPruner
+from keras_visor.reduction.vision_zip import VisionZip
+
+REDUCERS = {
+    "average_pooling": AveragePooling,
+    "random_choice": RandomChoice,
+    "uniform_choice": UniformChoice,
+    "vision_zip": VisionZip,
+    "vis_pruner": VisPruner,
+    "hired": HiRED,
+    "fast_v": FastV,
+    "pyramid_drop": PyramidDrop,
+}
+
+
+def reducer_from_text(text: str) -> Reducer:
+    """A reducer from its name and rate.
+
+    Args:
+        text: string. "NAME:RATE", such as "vision_zip:0.25".
+
+    Returns:
+        The `Reducer`, its other arguments at their defaults.
+
+    Raises:
+        ValueError: There is no such reducer, or no such rate.
+
+    Example:
+    ```python
+    keras_visor.reduction.reducer_from_text("average_pooling:0.5")
+    ```
+    """
+    name, _, rate = text.partition(":")
+    if name not in REDUCERS:
+        raise ValueError(
+            "A reducer must be NAME:RATE, with a name of "
+            f"{sorted(REDUCERS)}. Received: {text!r}"
+        )
+    try:
+        rate = float(rate)
+    except ValueError:
+        raise ValueError(
+            "A reducer must be NAME:RATE, with a rate above 0 and at most 1. "
+            f"Received: {text!r}"
+        ) from None
+    return REDUCERS[name](rate)

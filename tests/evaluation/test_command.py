@@ -1,0 +1,112 @@
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_visor.cli import main
+from keras_visor.evaluation import command
+
+pytest.importorskip("tensorflow_datasets")
+
+
+@pytest.fixture
+def data_dir(tmp_path):
+    """Six questions of POPE in its published format."""
+    folder = tmp_path / "data" / "downloads" / "manual" / "pope"
+    (folder / "val2014").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for kind in ("random", "popular", "adversarial"):
+        lines = ""
+        for number, label in ((1, "yes"), (2, "no")):
+            name = f"COCO_val2014_{kind}_{number}.jpg"
+            pixels = rng.integers(0, 256, (40, 60, 3), "uint8")
+            Image.fromarray(pixels).save(folder / "val2014" / name)
+            question = {
+                "question_id": number,
+                "image": name,
+                "text": f"Is there object {number} in the image?",
+                "label": label,
+            }
+            lines += json.dumps(question) + "\n"
+        (folder / f"coco_pope_{kind}.json").write_text(lines)
+    return str(tmp_path / "data")
+
+
+def evaluate(tmp_path, data_dir, *words):
+    output = tmp_path / "output"
+    words = ["evaluate", "visor_tiny_en", *words, "--output", str(output)]
+    words += ["--data-dir", data_dir, "--max-length", "80"]
+    return main(words), output
+
+
+def test_pope(tmp_path, data_dir, capsys):
+    words = ("pope", "--budget", "1", "--reduce", "uniform_choice:0.5")
+    status, output = evaluate(tmp_path, data_dir, *words, "--limit", "4")
+    assert status == 0
+    rows = (output / "pope.jsonl").read_text().splitlines()
+    assert (
+        json.loads(rows[0])["settings"]["reducer"] == "UniformChoice(rate=0.5)"
+    )
+    assert len(rows) == 1 + 4
+    status, _ = evaluate(tmp_path, data_dir, *words)
+    assert status == 0
+    assert len((output / "pope.jsonl").read_text().splitlines()) == 1 + 6
+    summary = json.loads((output / "summary.json").read_text())
+    pope = summary["datasets"]["pope"]
+    assert pope["questions"] == 6 and pope["budgets"] == {"1": 6}
+    assert pope["group"] == "easy" and 0 <= pope["score"] <= 1
+    assert pope["flops"] < pope["dense_flops"]
+    printed = capsys.readouterr().out
+    (row,) = [line for line in printed.splitlines() if " 6 " in line]
+    assert f"{100 * pope['score']:.1f}" in row
+    # With other settings, what is there would be mixed with something else.
+    status, _ = evaluate(tmp_path, data_dir, "pope", "--budget", "0")
+    assert status == 2
+    assert "other settings" in capsys.readouterr().err
+
+
+def test_averages_of_several_data_sets():
+    def summary(group, score, flops):
+        return {
+            "group": group,
+            "score": score,
+            "questions": 10,
+            "budgets": {0: 10},
+            "flops": flops,
+            "dense_flops": 8e9,
+            "seconds": 2.0,
+        }
+
+    table = command._table(
+        {
+            "pope": summary("easy", 0.8, 1e9),
+            "docvqa": summary("hard", 0.5, 2e9),
+            "chartqa": summary("hard", 0.6, 6e9),
+        }
+    )
+    columns = {c.header: list(c.cells) for c in table.columns}
+    assert columns["data set"][3:] == ["easy average", "hard average"]
+    assert columns["score"] == ["80.0", "50.0", "60.0", "80.0", "55.0"]
+    assert columns["saved"] == ["8.0x", "4.0x", "1.3x", "8.0x", "2.0x"]
+    assert columns["questions"][3:] == ["10", "20"]
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (("pop",), "`DATASET` must be of pope, .*pop"),
+        (("pope", "--limit", "0"), "`--limit` must be 1 or more"),
+        (("pope", "--batch-size", "-1"), "`--batch-size` must be 1 or more"),
+        (("pope", "--reduce", "zip:1"), "NAME:RATE"),
+        (("pope", "--budget", "much"), "`--budget`"),
+        (("docvqa",), "docvqa is missing. Put into"),
+    ],
+)
+def test_refuses(tmp_path, data_dir, capsys, words, message):
+    status, output = evaluate(tmp_path, data_dir, *words)
+    assert status == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error), error
+    assert not output.exists()

@@ -1,0 +1,38 @@
+import numpy as np
+from visual_tokens import reduce
+from visual_tokens import sample
+
+from keras_visor.reduction import VisionZip
+
+
+def test_by_hand():
+    """Of 16 tokens 13 are kept, of which ceil(13 * 27 / 32) are dominant."""
+    # 11 that are looked at more than these five, of which the first and the
+    # fourth become contextual: r * 2 modulo 5 is below 2 for r = 0 and 3.
+    others = {
+        2: (1, 0),
+        3: (0.9, 0.1),
+        7: (0, 2),
+        9: (0, 1),
+        14: (1, 0.1),
+    }
+    attention = np.linspace(0.2, 0.3, 16)
+    tokens = np.full((16, 2), 5.0)
+    for index, token in others.items():
+        attention[index], tokens[index] = 0.1, token
+    one = sample(range(1, 17), tokens, attention)
+    (left,) = reduce(VisionZip(13 / 16), [one], 16)
+    indices = [i for i in range(16) if i not in (3, 7, 14)]
+    assert left["vision_positions"].tolist() == indices
+    expected = tokens.copy()
+    # 3 and 14 are most like 2, and 7 is like 9.
+    expected[2] = np.mean([others[2], others[3], others[14]], axis=0)
+    expected[9] = np.mean([others[7], others[9]], axis=0)
+    np.testing.assert_allclose(left["vision"], expected[indices], rtol=1e-6)
+
+
+def test_few_tokens_are_all_dominant():
+    attention = [0.1, 0.4, 0.2, 0.3, 0, 0, 0, 0.5]
+    (left,) = reduce(VisionZip(0.5), [sample(range(1, 9), None, attention)], 8)
+    assert left["vision_positions"].tolist() == [1, 2, 3, 7]
+    assert left["vision"][:, 0].tolist() == [1, 2, 3, 7]
