@@ -16,7 +16,10 @@ has reached its length; and, where there are images, `vision_positions` and
 import keras_hub
 from keras import ops
 
-from keras_visor.layers.attention import Segment
+from keras_visor.layers.attention import View
+from keras_visor.layers.attention import as_addend
+from keras_visor.layers.attention import visible
+from keras_visor.layers.projections import normalize
 
 
 def writes_token_by_token(sampler) -> bool:
@@ -171,26 +174,33 @@ def _step(backbone, token_ids, slots, cache, index):
     token = ops.slice(token_ids, (0, at), (batch, 1))
     position = ops.slice(slots["positions"], (0, at), (batch, 1))
     hidden = backbone.token_embedding(token)
+    # What all layers share: they differ in their weights and caches only.
+    rotation = backbone.decoder_layers[0].make_rotation(position)
+    here = (ops.arange(token_ids.shape[1]) == at)[:, None, None]
+    seen = visible(position, slots["positions"], slots["mask"])
+    text_addend = as_addend(seen, hidden.dtype)
+    if "vision_mask" in slots:
+        seen = visible(
+            position, slots["vision_positions"], slots["vision_mask"]
+        )
+        vision_addend = as_addend(seen, hidden.dtype)
+        sees_any = ops.any(seen, axis=2)
     text_cache = dict(cache["text"])
-
-    def vision_segment(pair):
-        return Segment(*pair, slots["vision_positions"], slots["vision_mask"])
-
     for number, layer in enumerate(backbone.decoder_layers):
         name = str(number)
         if name in cache["cross"]:
-            hidden = hidden + backbone.cross_attention_at(number).read(
-                hidden, position, vision_segment(cache["cross"][name])
+            hidden = hidden + backbone.cross_attention_at(number).step(
+                hidden, View(*cache["cross"][name], vision_addend), sees_any
             )
         vision = cache["vision"].get(name)
         hidden, text_cache[name] = layer.step(
             hidden,
-            position,
-            Segment(*text_cache[name], slots["positions"], slots["mask"]),
-            at,
-            vision=None if vision is None else vision_segment(vision),
+            rotation,
+            View(*text_cache[name], text_addend),
+            here,
+            vision=None if vision is None else View(*vision, vision_addend),
         )
-    return backbone.final_norm(hidden), text_cache
+    return normalize(backbone.final_norm, hidden), text_cache
 
 
 def _write_next(lm, token_ids, slots, hidden, index, stop_token_ids):

@@ -383,20 +383,34 @@ class VisorBackbone(VisorPresetMixin, keras_hub.models.Backbone):
             `Streams` after the last of the layers. With `last_only`, its text
             is one token, while positions and mask stay those of all.
         """
+        rotations = {} if cache is None else self._make_rotations(streams)
         for index in range(self.num_layers) if layers is None else layers:
             if streams.vision is not None and index in self._layout[0]:
                 streams = self._cross_attend(index, streams, cache)
             options = {
                 "return_cache": cache is not None,
                 "last_only": last_only and index == self.num_layers - 1,
+                "text_rotation": rotations.get("text"),
             }
             if index in self._layout[1]:
+                options["joint_rotation"] = rotations.get("joint")
                 options["enabled"] = switches[index]
                 options["refine_vision"] = (
                     keep_vision or self._is_vision_read_after(index, switches)
                 )
             streams = self._decode(index, streams, cache, options)
         return streams
+
+    def _make_rotations(self, streams):
+        """The rotary embedding's tables, made once for all layers."""
+        make_rotation = self.decoder_layers[0].make_rotation
+        rotations = {"text": make_rotation(streams.text_positions)}
+        if streams.vision is not None:
+            positions = [streams.vision_positions, streams.text_positions]
+            rotations["joint"] = make_rotation(
+                ops.concatenate(positions, axis=1)
+            )
+        return rotations
 
     def _is_vision_read_after(self, index, switches):
         cross_attention_layers, _ = self._layout
