@@ -199,12 +199,13 @@ class Generator:
             tokens = inputs.get("vision")
             vision = {name: inputs[name] for name in VISION_NAMES}
             vision["vision"] = self.encode(inputs) if tokens is None else tokens
-            if (
-                not self.programs.compiles
-                and vision["vision_image_ids"].max() < 1
-            ):
-                # One image a sample has a faster convolution.
-                vision["vision_image_ids"] = None
+            if not self.programs.compiles:
+                # One image a sample has a faster convolution, even more so
+                # without padding.
+                if vision["vision_image_ids"].max() < 1:
+                    vision["vision_image_ids"] = None
+                if vision["vision_mask"].all():
+                    vision["vision_mask"] = None
         streams = Streams(
             text=None,
             text_positions=inputs["text_positions"],
@@ -241,20 +242,26 @@ class Generator:
                 continue
             whole = len(rows) == batch
             padded_rows = np.arange(num_rows) if whole else self._pad_rows(rows)
-            hidden_states, group_cache = self.programs.run(
-                stages.run_budget_layers,
-                _take(streams, padded_rows, whole),
-                _take(cache, padded_rows, whole),
-                budget=int(budget),
-                first_layer=num_shared,
-                last_only=decoding.writes_token_by_token(self.lm.sampler),
-            )
             group_inputs = {
                 name: inputs[name][padded_rows]
                 for name in (*TEXT_NAMES, "vision_positions", "vision_mask")
             }
+            vision_length = self._vision_length(
+                streams, group_inputs["vision_mask"]
+            )
+            hidden_states, group_cache = self.programs.run(
+                stages.run_budget_layers,
+                *_cut_vision(
+                    _take(streams, padded_rows, whole),
+                    _take(cache, padded_rows, whole),
+                    vision_length,
+                ),
+                budget=int(budget),
+                first_layer=num_shared,
+                last_only=decoding.writes_token_by_token(self.lm.sampler),
+            )
             token_ids, slots = self._slots(
-                group_inputs, limits[padded_rows], streams.vision is not None
+                group_inputs, limits[padded_rows], vision_length
             )
             groups.append(
                 _Group(
@@ -269,7 +276,19 @@ class Generator:
             )
         return groups, budgets
 
-    def _slots(self, prompt, limits, has_images):
+    def _vision_length(self, streams, mask):
+        """How many visual tokens a group carries, given its `vision_mask`.
+
+        Where programs are compiled it keeps its batch's length, for which
+        they are.
+        """
+        if streams.vision is None:
+            return 0
+        if self.programs.compiles:
+            return mask.shape[1]
+        return int(mask.sum(axis=1).max())
+
+    def _slots(self, prompt, limits, vision_length):
         """Token ids and slots of `keras_visor.generation.decoding`."""
         first = prompt["token_ids"].shape[1]
         num_slots = first + int(limits.max())
@@ -293,9 +312,9 @@ class Generator:
             "first": np.int32(first),
             "end": (first + limits).astype("int32"),
         }
-        if has_images:
-            slots["vision_positions"] = prompt["vision_positions"]
-            slots["vision_mask"] = prompt["vision_mask"]
+        if vision_length:
+            for name in ("vision_positions", "vision_mask"):
+                slots[name] = prompt[name][:, :vision_length]
         # -1 is no stop token, as the id 0 can be.
         return with_room(prompt["token_ids"], -1).astype("int32"), slots
 
@@ -362,6 +381,24 @@ def _cut(inputs):
         if name in inputs:
             cut[name] = inputs[name][:, :vision_length]
     return cut
+
+
+def _cut_vision(streams, cache, length):
+    """Cut the visual tokens to what a group has; leave them out if none."""
+    if streams.vision is None or streams.vision.shape[1] == length:
+        return streams, cache
+    if not length:
+        streams = Streams(*streams[:3])
+        return streams, {**cache, "vision": {}, "cross": {}}
+
+    def cut(tensors):
+        return tree.map_structure(
+            lambda t: t[:, :length], tensors, none_is_leaf=False
+        )
+
+    streams = Streams(*streams[:3], *cut(streams[3:]))
+    cut_cache = {kind: cut(cache[kind]) for kind in ("vision", "cross")}
+    return streams, {**cache, **cut_cache}
 
 
 def _take(tensors, rows, whole):

@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_visor.layers.blocks import map_blocks
 from keras_visor.layers.kernels import fused_attention
+from keras_visor.layers.kernels import fused_token_attention
 from keras_visor.layers.kernels import has_fused_attention
 from keras_visor.layers.kernels import prefers_fused_attention
 
@@ -183,6 +184,8 @@ def attend_views(query, views: list[View]):
         are_few = _are_few_scores(query.shape[1], views[0].keys.shape[1])
         if prefers_fused_attention() or not are_few:
             return fused_attention(query, *views[0])
+    if query.shape[1] == 1 and prefers_fused_attention():
+        return fused_token_attention(query, views)
     weights = attention_weights(query, views)
     batch, heads, group, length = ops.shape(weights[0])[:4]
     attended = sum(

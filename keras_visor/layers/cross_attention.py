@@ -146,18 +146,18 @@ class VisorCrossAttention(RematerializesStreams, keras.layers.Layer):
         vision_image_ids=None,
         return_cache: bool = False,
     ):
-        vision_mask = as_mask(vision_positions, vision_mask)
         keys, values = self.project_vision(
             vision, vision_mask, vision_image_ids
         )
+        mask = as_mask(vision_positions, vision_mask)
         update = self.read(
             text,
             text_positions,
-            Segment(keys, values, vision_positions, vision_mask),
+            Segment(keys, values, vision_positions, mask),
         )
         return (update, (keys, values)) if return_cache else update
 
-    def project_vision(self, vision, vision_mask, vision_image_ids=None):
+    def project_vision(self, vision, vision_mask=None, vision_image_ids=None):
         """Keys and values of the visual tokens: computed once, then cached."""
         embedding = self._position_embedding(
             vision, vision_mask, vision_image_ids
@@ -228,11 +228,15 @@ class VisorCrossAttention(RematerializesStreams, keras.layers.Layer):
     def _position_embedding(self, vision, mask, image_ids):
         """The depthwise convolution, of each image apart."""
         if image_ids is None and has_depthwise_convolution():
+            if mask is not None:
+                vision = ops.where(mask[:, :, None], vision, 0.0)
             return depthwise_convolution(
-                ops.where(mask[:, :, None], vision, 0.0),
+                vision,
                 ops.cast(self.position_kernel, vision.dtype),
                 ops.cast(self.position_bias, vision.dtype),
             )
+        if mask is None:
+            mask = ops.ones(ops.shape(vision)[:2], dtype="bool")
         if image_ids is None:
             image_ids = ops.zeros_like(mask, dtype="int32")
         # Whatever the ids say of padding: it is no part of any image.

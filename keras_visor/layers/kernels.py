@@ -40,14 +40,15 @@ def dense_product(tokens, kernel, bias, dtype):
     """
     import torch
 
-    tokens, kernel = _as_tensor(tokens, dtype), _as_tensor(kernel, dtype)
+    dtype = getattr(torch, dtype)
+    tokens, kernel = tokens.to(dtype), _value(kernel).to(dtype)
     outputs = kernel.shape[tokens.ndim - 2 :]
     rows = tokens.flatten(0, 1).flatten(1)
     kernel = kernel.reshape(rows.shape[1], -1)
     if bias is None:
         product = torch.mm(rows, kernel)
     else:
-        bias = _as_tensor(bias, dtype).flatten()
+        bias = _value(bias).to(dtype).flatten()
         product = torch.addmm(bias, rows, kernel)
     return product.view(*tokens.shape[:2], *outputs)
 
@@ -56,19 +57,15 @@ def fused_rms_norm(tokens, scale, epsilon, dtype):
     """What an `RMSNormalization` computes, in float32 at least."""
     import torch
 
-    tokens = _as_tensor(tokens, dtype)
-    scale = _as_tensor(scale, dtype)
-    if dtype in ("float32", "float64"):
-        return torch.rms_norm(tokens, scale.shape, scale, epsilon)
-    normed = torch.rms_norm(tokens.float(), scale.shape, scale.float(), epsilon)
-    return normed.to(tokens.dtype)
+    dtype = getattr(torch, dtype)
+    wide = torch.promote_types(dtype, torch.float32)
+    tokens, scale = tokens.to(dtype).to(wide), _value(scale).to(wide)
+    return torch.rms_norm(tokens, scale.shape, scale, epsilon).to(dtype)
 
 
-def _as_tensor(value, dtype):
-    tensor = value.value if isinstance(value, keras.Variable) else value
-    if keras.backend.standardize_dtype(tensor.dtype) == dtype:
-        return tensor
-    return keras.ops.cast(tensor, dtype)
+def _value(variable):
+    """A LoRA's kernel is a tensor already."""
+    return getattr(variable, "value", variable)
 
 
 def has_fused_attention() -> bool:
@@ -129,6 +126,37 @@ def fused_attention(query, keys, values, mask=None, causal: bool = False):
     if shape[1] == 1:
         return attended.reshape(shape)
     return attended.transpose(1, 2)
+
+
+def fused_token_attention(query, views):
+    """Attention of one token over several views, in few calls.
+
+    Args:
+        query: Tensor (batch, 1, num_heads, head_dim).
+        views: list of `keras_visor.layers.attention.View`.
+
+    Returns:
+        A tensor of the shape of `query`.
+    """
+    import torch
+
+    batch, _, _, head_dim = query.shape
+    # A key/value head serves the query heads that share it as its rows.
+    rows = query.reshape(batch, views[0].keys.shape[2], -1, head_dim)
+    rows = rows * head_dim**-0.5
+    scores = [
+        rows @ view.keys.permute(0, 2, 3, 1) + view.addend[:, None]
+        for view in views
+    ]
+    lengths = [score.shape[-1] for score in scores]
+    weights = torch.cat(scores, dim=-1).softmax(-1, dtype=torch.float32)
+    attended = sum(
+        weight @ view.values.transpose(1, 2)
+        for weight, view in zip(
+            weights.to(query.dtype).split(lengths, dim=-1), views, strict=True
+        )
+    )
+    return attended.reshape(query.shape)
 
 
 def has_depthwise_convolution() -> bool:

@@ -14,8 +14,9 @@ class Streams(NamedTuple):
         vision: Tensor (batch, vision_length, hidden_dim). `None`, as are the
             following, where no sample of the batch has an image.
         vision_positions: int32 tensor (batch, vision_length).
-        vision_mask: bool tensor (batch, vision_length).
+        vision_mask: bool tensor (batch, vision_length). `None`: no padding.
         vision_image_ids: int32 tensor (batch, vision_length), -1 at padding.
+            `None`: one image a sample.
     """
 
     text: Any
