@@ -15,10 +15,15 @@ has reached its length; and, where there are images, `vision_positions` and
 `vision_mask`.
 """
 
+import functools
+
 import keras_hub
 from keras import ops
 
-from keras_visor.layers.attention import Segment
+from keras_visor.layers.attention import View
+from keras_visor.layers.attention import as_addend
+from keras_visor.layers.attention import visible
+from keras_visor.layers.projections import normalize
 
 
 def writes_token_by_token(sampler) -> bool:
@@ -173,28 +178,43 @@ def _step(backbone, token_ids, slots, cache, index):
     token = ops.slice(token_ids, (0, at), (batch, 1))
     position = ops.slice(slots["positions"], (0, at), (batch, 1))
     hidden = backbone.token_embedding(token)
+    # What all layers share: they differ in their weights and caches only.
+    rotation = backbone.decoder_layers[0].make_rotation(position)
+    here = (ops.arange(token_ids.shape[1]) == at)[:, None, None]
+    seen = visible(position, slots["positions"], slots["mask"])
+    text_addend = as_addend(seen, hidden.dtype)
+    all_vision = None
+    if "vision_mask" in slots:
+        all_vision = slots["vision_positions"], slots["vision_mask"]
+
+    @functools.cache
+    def see_vision(name):
+        """The visual keys of a layer: their addend, and if any is seen."""
+        if name not in cache["kept"] and name is not None:
+            return see_vision(None)
+        kept = cache["kept"].get(name, all_vision)
+        if kept is None:
+            return None, None
+        seen = visible(position, *kept)
+        return as_addend(seen, hidden.dtype), ops.any(seen, axis=2)
+
     text_cache = dict(cache["text"])
-
-    def vision_segment(pair, name):
-        if name in cache["kept"]:
-            return Segment(*pair, *cache["kept"][name])
-        return Segment(*pair, slots["vision_positions"], slots["vision_mask"])
-
     for number, layer in enumerate(backbone.decoder_layers):
         name = str(number)
+        vision_addend, sees_any = see_vision(name)
         if name in cache["cross"]:
-            hidden = hidden + backbone.cross_attention_at(number).read(
-                hidden, position, vision_segment(cache["cross"][name], name)
+            hidden = hidden + backbone.cross_attention_at(number).step(
+                hidden, View(*cache["cross"][name], vision_addend), sees_any
             )
         vision = cache["vision"].get(name)
         hidden, text_cache[name] = layer.step(
             hidden,
-            position,
-            Segment(*text_cache[name], slots["positions"], slots["mask"]),
-            at,
-            vision=None if vision is None else vision_segment(vision, name),
+            rotation,
+            View(*text_cache[name], text_addend),
+            here,
+            vision=None if vision is None else View(*vision, vision_addend),
         )
-    return backbone.final_norm(hidden), text_cache
+    return normalize(backbone.final_norm, hidden), text_cache
 
 
 def _write_next(lm, token_ids, slots, hidden, index, stop_token_ids):

@@ -243,12 +243,13 @@ class Generator:
                     inputs["vision_weights"],
                     attention=attention,
                 )
-            if (
-                not self.programs.compiles
-                and vision["vision_image_ids"].max() < 1
-            ):
-                # One image a sample has a faster convolution.
-                vision["vision_image_ids"] = None
+            if not self.programs.compiles:
+                # One image a sample has a faster convolution, even more so
+                # without padding. A reducer wants to know the mask.
+                if vision["vision_image_ids"].max() < 1:
+                    vision["vision_image_ids"] = None
+                if vision["vision_mask"].all() and reducer is None:
+                    vision["vision_mask"] = None
         streams = Streams(
             text=None,
             text_positions=inputs["text_positions"],
@@ -265,7 +266,7 @@ class Generator:
             reducer=reducer,
         )
 
-    def _prefill(self, inputs, max_length, budgets, reducer):
+    def _prefill(self, inputs, max_length, budgets, reducer=None):
         """The groups, ready to be decoded, and the budgets (batch,)."""
         backbone = self.lm.backbone
         batch = len(inputs["token_ids"])
@@ -287,21 +288,27 @@ class Generator:
                 continue
             whole = len(rows) == batch
             padded_rows = np.arange(num_rows) if whole else self._pad_rows(rows)
+            group_inputs = {
+                name: inputs[name][padded_rows]
+                for name in (*TEXT_NAMES, "vision_positions", "vision_mask")
+            }
+            vision_length = self._vision_length(
+                streams, group_inputs["vision_mask"], reducer
+            )
             hidden_states, group_cache = self.programs.run(
                 stages.run_budget_layers,
-                _take(streams, padded_rows, whole),
-                _take(cache, padded_rows, whole),
+                *_cut_vision(
+                    _take(streams, padded_rows, whole),
+                    _take(cache, padded_rows, whole),
+                    vision_length,
+                ),
                 budget=int(budget),
                 first_layer=num_shared,
                 last_only=decoding.writes_token_by_token(self.lm.sampler),
                 reducer=reducer,
             )
-            group_inputs = {
-                name: inputs[name][padded_rows]
-                for name in (*TEXT_NAMES, "vision_positions", "vision_mask")
-            }
             token_ids, slots = self._slots(
-                group_inputs, limits[padded_rows], streams.vision is not None
+                group_inputs, limits[padded_rows], vision_length
             )
             groups.append(
                 _Group(
@@ -316,7 +323,19 @@ class Generator:
             )
         return groups, budgets
 
-    def _slots(self, prompt, limits, has_images):
+    def _vision_length(self, streams, mask, reducer):
+        """How many visual tokens a group carries, given its `vision_mask`.
+
+        Where programs are compiled it keeps its batch's length, for which
+        they are. A reducer has its own idea of which tokens are left.
+        """
+        if streams.vision is None:
+            return 0
+        if self.programs.compiles or reducer is not None:
+            return mask.shape[1]
+        return int(mask.sum(axis=1).max())
+
+    def _slots(self, prompt, limits, vision_length):
         """Token ids and slots of `keras_visor.generation.decoding`."""
         first = prompt["token_ids"].shape[1]
         num_slots = first + int(limits.max())
@@ -340,9 +359,9 @@ class Generator:
             "first": np.int32(first),
             "end": (first + limits).astype("int32"),
         }
-        if has_images:
-            slots["vision_positions"] = prompt["vision_positions"]
-            slots["vision_mask"] = prompt["vision_mask"]
+        if vision_length:
+            for name in ("vision_positions", "vision_mask"):
+                slots[name] = prompt[name][:, :vision_length]
         # -1 is no stop token, as the id 0 can be.
         return with_room(prompt["token_ids"], -1).astype("int32"), slots
 
@@ -409,6 +428,27 @@ def _cut(inputs):
         if name in inputs:
             cut[name] = inputs[name][:, :vision_length]
     return cut
+
+
+def _cut_vision(streams, cache, length):
+    """Cut the visual tokens to what a group has; leave them out if none."""
+    if streams.vision is None or streams.vision.shape[1] == length:
+        return streams, cache
+    if not length:
+        streams = Streams(*streams[:3])
+        return streams, {**cache, "vision": {}, "cross": {}}
+
+    def cut(tensors):
+        return tree.map_structure(
+            lambda t: t[:, :length], tensors, none_is_leaf=False
+        )
+
+    names = ("vision", *VISION_NAMES)
+    streams = streams._replace(
+        **{name: cut(getattr(streams, name)) for name in names}
+    )
+    cut_cache = {kind: cut(cache[kind]) for kind in ("vision", "cross")}
+    return streams, {**cache, **cut_cache}
 
 
 def _take(tensors, rows, whole):

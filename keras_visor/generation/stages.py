@@ -6,6 +6,7 @@ share (and route), run a budget's own layers. `decoding` goes on from there.
 
 from keras import ops
 
+from keras_visor.layers.attention import as_mask
 from keras_visor.layers.streams import Streams
 from keras_visor.layers.streams import last_token
 from keras_visor.reduction.reducer import Reducer
@@ -148,9 +149,8 @@ def _append_routing_token(policy, streams):
     """Put the routing token after the prompt's last token, text or visual."""
     length = ops.sum(ops.cast(streams.text_mask, "int32"), axis=1)
     if streams.vision is not None:
-        length = length + ops.sum(
-            ops.cast(streams.vision_mask, "int32"), axis=1
-        )
+        mask = as_mask(streams.vision_positions, streams.vision_mask)
+        length = length + ops.sum(ops.cast(mask, "int32"), axis=1)
     token = policy.tokens(ops.shape(streams.text)[0])
     return streams._replace(
         text=ops.concatenate([streams.text, token], axis=1),

@@ -10,7 +10,9 @@ from keras import ops
 
 from keras_visor.layers.blocks import map_blocks
 from keras_visor.layers.kernels import fused_attention
+from keras_visor.layers.kernels import fused_token_attention
 from keras_visor.layers.kernels import has_fused_attention
+from keras_visor.layers.kernels import prefers_fused_attention
 
 # Up to this many scores a head, they are computed at once: as fast as a fused
 # kernel, with a faster gradient.
@@ -50,7 +52,22 @@ class Segment(NamedTuple):
     mask: Any
 
 
-def visible(query_positions, segment: Segment):
+class View(NamedTuple):
+    """Keys and values, and which of them each query sees.
+
+    Attributes:
+        keys: Tensor (batch, key_length, num_key_value_heads, head_dim).
+        values: Tensor, of the same shape as `keys`.
+        addend: Tensor (batch, query_length, key_length), what is added to
+            the scores: 0, or so little that nothing of a key is left.
+    """
+
+    keys: Any
+    values: Any
+    addend: Any
+
+
+def visible(query_positions, positions, mask):
     """Which keys each query sees: those that exist and stand no later.
 
     For three tokens at positions 0, 1, 2:
@@ -59,30 +76,47 @@ def visible(query_positions, segment: Segment):
         query 1: 1 1 0
         query 2: 1 1 1
 
+    Args:
+        query_positions: int32 tensor (batch, query_length).
+        positions: int32 tensor (batch, key_length).
+        mask: bool tensor (batch, key_length).
+
     Returns:
         A bool tensor (batch, query_length, key_length).
     """
     return ops.logical_and(
-        ops.expand_dims(segment.mask, 1),
-        ops.expand_dims(segment.positions, 1)
-        <= ops.expand_dims(query_positions, 2),
+        mask[:, None], positions[:, None] <= query_positions[:, :, None]
     )
 
 
-def attention_weights(query, query_positions, segments: list[Segment]):
-    """Softmax weights, in float32, over the keys of all segments together.
+def as_addend(seen, dtype):
+    """The addend of a `View`: as finite as `dtype` allows where not `seen`."""
+    dtype = keras.backend.standardize_dtype(dtype)
+    masked = max(MASKED_SCORE, float(ml_dtypes.finfo(dtype).min))
+    return ops.cast(ops.where(seen, 0.0, masked), dtype)
+
+
+def make_view(query_positions, segment: Segment) -> View:
+    """A segment as queries at these positions see it."""
+    seen = visible(query_positions, segment.positions, segment.mask)
+    return View(
+        segment.keys, segment.values, as_addend(seen, segment.keys.dtype)
+    )
+
+
+def attention_weights(query, views: list[View]):
+    """Softmax weights, in float32, over the keys of all views together.
 
     Args:
         query: Tensor (batch, query_length, num_heads, head_dim). Consecutive
             heads share a key/value head.
-        query_positions: int32 tensor (batch, query_length).
-        segments: list of `Segment`.
+        views: list of `View`.
 
     Returns:
-        A list with one tensor a segment, (batch, num_key_value_heads,
-        queries a key/value head, query_length, key_length).
+        A list with one tensor a view, (batch, num_key_value_heads, queries a
+        key/value head, query_length, key_length).
     """
-    num_key_value_heads = segments[0].keys.shape[2]
+    num_key_value_heads = views[0].keys.shape[2]
     batch, query_length, num_heads, head_dim = ops.shape(query)
     group = num_heads // num_key_value_heads
     # The queries of a key/value head stand below each other, so that a plain
@@ -96,23 +130,21 @@ def attention_weights(query, query_positions, segments: list[Segment]):
         (batch, num_key_value_heads, group * query_length, head_dim),
     )
     scores = []
-    for segment in segments:
-        score = ops.matmul(query, ops.transpose(segment.keys, (0, 2, 3, 1)))
-        key_length = ops.shape(segment.keys)[1]
+    for keys, _, addend in views:
+        score = ops.matmul(query, ops.transpose(keys, (0, 2, 3, 1)))
         score = ops.reshape(
             ops.cast(score, "float32"),
-            (batch, num_key_value_heads, group, query_length, key_length),
+            (batch, num_key_value_heads, group, query_length, -1),
         )
-        seen = visible(query_positions, segment)[:, None, None]
-        scores.append(ops.where(seen, score, MASKED_SCORE))
+        scores.append(score + ops.cast(addend, "float32")[:, None, None])
     if len(scores) == 1:
         return [ops.softmax(scores[0], axis=-1)]
     weights = ops.softmax(ops.concatenate(scores, axis=-1), axis=-1)
-    lengths = [ops.shape(segment.keys)[1] for segment in segments]
     parts, start = [], 0
-    for length in lengths:
-        parts.append(weights[..., start : start + length])
-        start = start + length
+    for score in scores:
+        end = start + ops.shape(score)[-1]
+        parts.append(weights[..., start:end])
+        start = end
     return parts
 
 
@@ -129,18 +161,46 @@ def attend(query, query_positions, segments: list[Segment]):
         key gets a finite value without meaning.
     """
     num_keys = [segment.keys.shape[1] for segment in segments]
-    if _are_few_scores(query.shape[1], *num_keys):
-        return _attend_block(query, query_positions, segments)
-    if has_fused_attention() and len(segments) == 1:
-        seen = visible(query_positions, segments[0])
-        return fused_attention(
-            query, *segments[0][:2], mask=_as_addend(seen, query.dtype)
-        )
+    is_fused = has_fused_attention() and len(segments) == 1
+    if is_fused or _are_few_scores(query.shape[1], *num_keys):
+        views = [make_view(query_positions, segment) for segment in segments]
+        return attend_views(query, views)
     return map_blocks(
-        lambda *block: _attend_block(*block, segments),
+        lambda query, positions: attend_views(
+            query, [make_view(positions, segment) for segment in segments]
+        ),
         QUERY_BLOCK,
         query,
         query_positions,
+    )
+
+
+def attend_views(query, views: list[View]):
+    """`attend` where it is known already what the queries see.
+
+    The scores stand in memory, unless there is one view and a fused kernel.
+    """
+    if len(views) == 1 and has_fused_attention():
+        are_few = _are_few_scores(query.shape[1], views[0].keys.shape[1])
+        if prefers_fused_attention() or not are_few:
+            return fused_attention(query, *views[0])
+    if query.shape[1] == 1 and prefers_fused_attention():
+        return fused_token_attention(query, views)
+    weights = attention_weights(query, views)
+    batch, heads, group, length = ops.shape(weights[0])[:4]
+    attended = sum(
+        ops.matmul(
+            ops.reshape(
+                ops.cast(weight, view.values.dtype),
+                (batch, heads, group * length, ops.shape(weight)[-1]),
+            ),
+            ops.transpose(view.values, (0, 2, 1, 3)),
+        )
+        for weight, view in zip(weights, views, strict=True)
+    )
+    attended = ops.reshape(attended, (batch, heads, group, length, -1))
+    return ops.reshape(
+        ops.transpose(attended, (0, 3, 1, 2, 4)), ops.shape(query)
     )
 
 
@@ -195,37 +255,11 @@ def _attend_causal(query, keys, values):
     return ops.concatenate(attended, axis=1)
 
 
-def _attend_block(query, query_positions, segments):
-    weights = attention_weights(query, query_positions, segments)
-    batch, heads, group, length = ops.shape(weights[0])[:4]
-    attended = sum(
-        ops.matmul(
-            ops.reshape(
-                ops.cast(weight, segment.values.dtype),
-                (batch, heads, group * length, ops.shape(weight)[-1]),
-            ),
-            ops.transpose(segment.values, (0, 2, 1, 3)),
-        )
-        for weight, segment in zip(weights, segments, strict=True)
-    )
-    attended = ops.reshape(attended, (batch, heads, group, length, -1))
-    return ops.reshape(
-        ops.transpose(attended, (0, 3, 1, 2, 4)), ops.shape(query)
-    )
-
-
 def _are_few_scores(query_length, *key_lengths):
     """Unknown lengths, as TensorFlow has them while tracing, count as few."""
     if None in (query_length, *key_lengths):
         return True
     return query_length * sum(key_lengths) <= FEW_SCORES
-
-
-def _as_addend(seen, dtype):
-    """What a fused kernel adds to the scores, as finite as `dtype` allows."""
-    dtype = keras.backend.standardize_dtype(dtype)
-    masked = max(MASKED_SCORE, float(ml_dtypes.finfo(dtype).min))
-    return ops.cast(ops.where(seen, 0.0, masked), dtype)
 
 
 def _reorder(tokens, order):

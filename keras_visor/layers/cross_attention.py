@@ -5,9 +5,12 @@ from keras import ops
 
 from keras_visor.layers.attention import NOWHERE
 from keras_visor.layers.attention import Segment
+from keras_visor.layers.attention import View
 from keras_visor.layers.attention import as_mask
 from keras_visor.layers.attention import attend
+from keras_visor.layers.attention import attend_views
 from keras_visor.layers.attention import attention_weights
+from keras_visor.layers.attention import make_view
 from keras_visor.layers.attention import visible
 from keras_visor.layers.blocks import TOKEN_BLOCK
 from keras_visor.layers.blocks import map_blocks
@@ -16,6 +19,8 @@ from keras_visor.layers.kernels import has_depthwise_convolution
 from keras_visor.layers.projections import check_heads
 from keras_visor.layers.projections import from_heads
 from keras_visor.layers.projections import head_width
+from keras_visor.layers.projections import normalize
+from keras_visor.layers.projections import project
 from keras_visor.layers.projections import rms_norm
 from keras_visor.layers.projections import to_heads
 from keras_visor.layers.rematerialization import RematerializesStreams
@@ -141,41 +146,59 @@ class VisorCrossAttention(RematerializesStreams, keras.layers.Layer):
         vision_image_ids=None,
         return_cache: bool = False,
     ):
-        vision_mask = as_mask(vision_positions, vision_mask)
         keys, values = self.project_vision(
             vision, vision_mask, vision_image_ids
         )
+        mask = as_mask(vision_positions, vision_mask)
         update = self.read(
             text,
             text_positions,
-            Segment(keys, values, vision_positions, vision_mask),
+            Segment(keys, values, vision_positions, mask),
         )
         return (update, (keys, values)) if return_cache else update
 
-    def project_vision(self, vision, vision_mask, vision_image_ids=None):
+    def project_vision(self, vision, vision_mask=None, vision_image_ids=None):
         """Keys and values of the visual tokens: computed once, then cached."""
         embedding = self._position_embedding(
             vision, vision_mask, vision_image_ids
         )
 
         def keys_values(vision, embedding):
-            normed = self.key_value_norm(vision + embedding)
-            return self.key_dense(normed), self.value_dense(normed)
+            normed = normalize(self.key_value_norm, vision + embedding)
+            keys = project(self.key_dense, normed)
+            return keys, project(self.value_dense, normed)
 
         return map_blocks(keys_values, TOKEN_BLOCK, vision, embedding)
 
     def read(self, text, text_positions, vision: Segment):
         """Cross-attention of text tokens over cached keys and values."""
-        query = self.query_dense(self.query_norm(text))
+        query = self._project_queries(text)
         attended = attend(query, text_positions, [vision])
         first = ops.min(
             ops.where(vision.mask, vision.positions, NOWHERE),
             axis=1,
             keepdims=True,
         )
-        sees_any = (first <= text_positions)[:, :, None, None]
-        attended = ops.where(sees_any, attended, ops.zeros_like(attended))
-        return self.output_dense(attended)
+        return self._finish(attended, first <= text_positions)
+
+    def step(self, token, vision: View, sees_any):
+        """One decoding step: `read` of one token, which knows what it sees.
+
+        Args:
+            token: Tensor (batch, 1, hidden_dim).
+            vision: `View` of the cached keys and values.
+            sees_any: bool tensor (batch, 1), whether that is anything.
+        """
+        query = self._project_queries(token)
+        return self._finish(attend_views(query, [vision]), sees_any)
+
+    def _project_queries(self, text):
+        return project(self.query_dense, normalize(self.query_norm, text))
+
+    def _finish(self, attended, sees_any):
+        """A token that sees no visual token gets exactly zero."""
+        attended = ops.where(sees_any[:, :, None, None], attended, 0.0)
+        return project(self.output_dense, attended)
 
     def vision_attention(
         self,
@@ -196,19 +219,24 @@ class VisorCrossAttention(RematerializesStreams, keras.layers.Layer):
         vision_mask = as_mask(vision_positions, vision_mask)
         keys, _ = self.project_vision(vision, vision_mask, vision_image_ids)
         segment = Segment(keys, None, vision_positions, vision_mask)
-        query = self.query_dense(self.query_norm(text))
-        weights = attention_weights(query, text_positions, [segment])[0]
-        seen = ops.cast(visible(text_positions, segment), "float32")
-        return ops.mean(weights, axis=(1, 2)) * seen
+        query = self._project_queries(text)
+        view = make_view(text_positions, segment)
+        weights = attention_weights(query, [view])[0]
+        seen = visible(text_positions, vision_positions, vision_mask)
+        return ops.mean(weights, axis=(1, 2)) * ops.cast(seen, "float32")
 
     def _position_embedding(self, vision, mask, image_ids):
         """The depthwise convolution, of each image apart."""
         if image_ids is None and has_depthwise_convolution():
+            if mask is not None:
+                vision = ops.where(mask[:, :, None], vision, 0.0)
             return depthwise_convolution(
-                ops.where(mask[:, :, None], vision, 0.0),
+                vision,
                 ops.cast(self.position_kernel, vision.dtype),
                 ops.cast(self.position_bias, vision.dtype),
             )
+        if mask is None:
+            mask = ops.ones(ops.shape(vision)[:2], dtype="bool")
         if image_ids is None:
             image_ids = ops.zeros_like(mask, dtype="int32")
         # Whatever the ids say of padding: it is no part of any image.

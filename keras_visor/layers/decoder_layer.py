@@ -1,12 +1,13 @@
 """The base model's decoder layer, with explicit positions and a cache."""
 
 import keras
-import keras_hub
 from keras import ops
 
 from keras_visor.layers.attention import Segment
+from keras_visor.layers.attention import View
 from keras_visor.layers.attention import as_mask
 from keras_visor.layers.attention import attend
+from keras_visor.layers.attention import attend_views
 from keras_visor.layers.attention import attend_within
 from keras_visor.layers.blocks import TOKEN_BLOCK
 from keras_visor.layers.blocks import map_blocks
@@ -14,9 +15,14 @@ from keras_visor.layers.projections import check_heads
 from keras_visor.layers.projections import dense
 from keras_visor.layers.projections import from_heads
 from keras_visor.layers.projections import head_width
+from keras_visor.layers.projections import normalize
+from keras_visor.layers.projections import project
 from keras_visor.layers.projections import rms_norm
 from keras_visor.layers.projections import to_heads
 from keras_visor.layers.rematerialization import RematerializesStreams
+from keras_visor.layers.rotary import Rotation
+from keras_visor.layers.rotary import make_rotation
+from keras_visor.layers.rotary import rotate
 
 
 @keras.saving.register_keras_serializable("keras_visor")
@@ -42,6 +48,8 @@ class VisorDecoderLayer(RematerializesStreams, keras.layers.Layer):
         text_positions: int32 tensor (batch, text_length).
         text_mask: bool tensor (batch, text_length), False at padding.
             Defaults to `None`, no padding.
+        text_rotation: `Rotation`, what `make_rotation(text_positions)` gives,
+            where layers share it. Defaults to `None`.
         return_cache: bool. Whether to return the keys and values too.
             Defaults to `False`.
         last_only: bool. Whether only the last token's state is wanted, as
@@ -81,7 +89,7 @@ class VisorDecoderLayer(RematerializesStreams, keras.layers.Layer):
 
     def build(self, text_shape):
         width = text_shape[-1]
-        head_dim = head_width(width, self.num_query_heads)
+        self.head_dim = head_dim = head_width(width, self.num_query_heads)
         key_value_heads = self.num_key_value_heads
         epsilon, dtype = self.layer_norm_epsilon, self.dtype_policy
         self.input_norm = rms_norm(width, epsilon, dtype, "input_norm")
@@ -97,11 +105,6 @@ class VisorDecoderLayer(RematerializesStreams, keras.layers.Layer):
         self.output_dense = from_heads(
             width, self.num_query_heads, head_dim, dtype, "output_dense"
         )
-        self.rotary_embedding = keras_hub.layers.RotaryEmbedding(
-            max_wavelength=self.rope_max_wavelength,
-            dtype=dtype,
-            name="rotary_embedding",
-        )
         self.post_attention_norm = rms_norm(
             width, epsilon, dtype, "post_attention_norm"
         )
@@ -116,83 +119,94 @@ class VisorDecoderLayer(RematerializesStreams, keras.layers.Layer):
         text,
         text_positions,
         text_mask=None,
+        text_rotation: Rotation | None = None,
         return_cache: bool = False,
         last_only: bool = False,
     ):
-        normed = self.input_norm(text)
-        keys, values = self.project_keys_values(normed, text_positions)
+        rotation = text_rotation or self.make_rotation(text_positions)
+        normed = normalize(self.input_norm, text)
+        keys, values = self.project_keys_values(normed, rotation)
         sequence = Segment(
             keys, values, text_positions, as_mask(text_positions, text_mask)
         )
         if last_only:
-            text = self.read(
-                text[:, -1:], normed[:, -1:], text_positions[:, -1:], [sequence]
-            )
+            text = self.read_from(sequence, text, normed, rotation, -1)
         else:
-            query = self.project_queries(normed, text_positions)
+            query = self.project_queries(normed, rotation)
             text = self.finish(text, attend_within(query, sequence))
         return (text, (keys, values)) if return_cache else text
 
-    def project_queries(self, normed, positions):
-        """Queries of normalized tokens, turned by position."""
-        query = self.query_dense(normed)
-        return self.rotary_embedding(query, positions=positions)
-
-    def project_keys_values(self, normed, positions):
-        """Keys, turned by position, and values of normalized tokens."""
-        keys = self.rotary_embedding(
-            self.key_dense(normed), positions=positions
+    def make_rotation(self, positions) -> Rotation:
+        """The rotary embedding's tables, the same for all layers."""
+        return make_rotation(
+            positions,
+            self.head_dim,
+            self.rope_max_wavelength,
+            self.compute_dtype,
         )
-        return keys, self.value_dense(normed)
 
-    def read(self, tokens, normed, positions, segments: list[Segment]):
-        """The new state of some tokens, which attend to the segments."""
-        query = self.project_queries(normed, positions)
-        return self.finish(tokens, attend(query, positions, segments))
+    def project_queries(self, normed, rotation: Rotation):
+        """Queries of normalized tokens, turned by position."""
+        return rotate(project(self.query_dense, normed), rotation)
+
+    def project_keys_values(self, normed, rotation: Rotation):
+        """Keys, turned by position, and values of normalized tokens."""
+        keys = rotate(project(self.key_dense, normed), rotation)
+        return keys, project(self.value_dense, normed)
+
+    def read_from(self, sequence: Segment, tokens, normed, rotation, first):
+        """The new state of a sequence's tokens from index `first` on."""
+        query = self.project_queries(
+            normed[:, first:], Rotation(*(t[:, first:] for t in rotation))
+        )
+        attended = attend(query, sequence.positions[:, first:], [sequence])
+        return self.finish(tokens[:, first:], attended)
 
     def finish(self, tokens, attended):
         """Both residual connections: the attention's and the SwiGLU's."""
         return map_blocks(self._finish_block, TOKEN_BLOCK, tokens, attended)
 
     def _finish_block(self, tokens, attended):
-        tokens = tokens + self.output_dense(attended)
-        normed = self.post_attention_norm(tokens)
-        gate = ops.silu(self.gate_dense(normed))
-        return tokens + self.down_dense(gate * self.up_dense(normed))
+        tokens = tokens + project(self.output_dense, attended)
+        normed = normalize(self.post_attention_norm, tokens)
+        gate = ops.silu(project(self.gate_dense, normed))
+        inner = gate * project(self.up_dense, normed)
+        return tokens + project(self.down_dense, inner)
 
-    def step(self, token, position, text: Segment, index, vision=None):
+    def step(self, token, rotation: Rotation, text: View, here, vision=None):
         """One decoding step, which writes into the text cache.
 
         Args:
             token: Tensor (batch, 1, hidden_dim).
-            position: int32 tensor (batch, 1).
-            text: `Segment` over all slots of the text cache, whose positions
-                are those that the slots will have once filled.
-            index: int32 scalar. The slot that `token` takes.
-            vision: Optional `Segment` of visual keys and values, when the
+            rotation: `Rotation` of its position.
+            text: `View` over all slots of the text cache.
+            here: bool tensor (num_slots, 1, 1), True at the slot that `token`
+                takes.
+            vision: Optional `View` of visual keys and values, when the
                 layer's self-attention is on.
 
         Returns:
             The token's new state (batch, 1, hidden_dim), and the updated
             `(keys, values)` of the text cache.
         """
-        normed = self.input_norm(token)
-        key, value = self.project_keys_values(normed, position)
+        normed = normalize(self.input_norm, token)
+        key, value = self.project_keys_values(normed, rotation)
         # Cheaper than a slice update, which PyTorch does by index tensors.
-        slots = ops.arange(ops.shape(text.keys)[1], dtype="int32")
-        here = ops.reshape(slots == index, (1, -1, 1, 1))
         keys = ops.where(here, key, text.keys)
         values = ops.where(here, value, text.values)
-        segments = [text._replace(keys=keys, values=values)]
+        views = [text._replace(keys=keys, values=values)]
         if vision is not None:
-            segments.append(vision)
-        return self.read(token, normed, position, segments), (keys, values)
+            views.append(vision)
+        query = self.project_queries(normed, rotation)
+        attended = attend_views(query, views)
+        return self._finish_block(token, attended), (keys, values)
 
     def compute_output_spec(
         self,
         text,
         text_positions,
         text_mask=None,
+        text_rotation=None,
         return_cache=False,
         last_only=False,
     ):

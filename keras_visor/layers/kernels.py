@@ -16,12 +16,76 @@ def runs_step_by_step() -> bool:
     return keras.config.backend() == "torch"
 
 
+def has_direct_products() -> bool:
+    """Whether a layer is better replaced by what it computes.
+
+    Keras wraps much around the call of a layer. A compiler sees none of it;
+    PyTorch pays for it again in every step of decoding, more than for the
+    product of a token. And it is faster at plain matrices than at `einsum`.
+    """
+    return keras.config.backend() == "torch"
+
+
+def dense_product(tokens, kernel, bias, dtype):
+    """What an `EinsumDense` computes, as one product of two matrices.
+
+    Args:
+        tokens: Tensor (batch, length, *inputs).
+        kernel: Tensor or `keras.Variable` (*inputs, *outputs).
+        bias: Tensor or `keras.Variable` (*outputs), or `None`.
+        dtype: string. The dtype to compute in.
+
+    Returns:
+        A tensor (batch, length, *outputs).
+    """
+    import torch
+
+    dtype = getattr(torch, dtype)
+    tokens, kernel = tokens.to(dtype), _value(kernel).to(dtype)
+    outputs = kernel.shape[tokens.ndim - 2 :]
+    rows = tokens.flatten(0, 1).flatten(1)
+    kernel = kernel.reshape(rows.shape[1], -1)
+    if bias is None:
+        product = torch.mm(rows, kernel)
+    else:
+        bias = _value(bias).to(dtype).flatten()
+        product = torch.addmm(bias, rows, kernel)
+    return product.view(*tokens.shape[:2], *outputs)
+
+
+def fused_rms_norm(tokens, scale, epsilon, dtype):
+    """What an `RMSNormalization` computes, in float32 at least."""
+    import torch
+
+    dtype = getattr(torch, dtype)
+    wide = torch.promote_types(dtype, torch.float32)
+    tokens, scale = tokens.to(dtype).to(wide), _value(scale).to(wide)
+    return torch.rms_norm(tokens, scale.shape, scale, epsilon).to(dtype)
+
+
+def _value(variable):
+    """A LoRA's kernel is a tensor already."""
+    return getattr(variable, "value", variable)
+
+
 def has_fused_attention() -> bool:
     """Whether attention runs without its scores standing in memory.
 
     PyTorch has such kernels. XLA has none on the CPU.
     """
     return keras.config.backend() == "torch"
+
+
+def prefers_fused_attention() -> bool:
+    """Whether the fused attention is faster for few scores too.
+
+    PyTorch's is, but its gradient is slower.
+    """
+    if not has_fused_attention():
+        return False
+    import torch
+
+    return not torch.is_grad_enabled()
 
 
 def fused_attention(query, keys, values, mask=None, causal: bool = False):
@@ -41,7 +105,12 @@ def fused_attention(query, keys, values, mask=None, causal: bool = False):
     """
     import torch
 
-    if query.device.type != "cpu":
+    shape = query.shape
+    if shape[1] == 1 and not causal:
+        # The heads that share a key/value head are as good as its queries.
+        query = query.reshape(shape[0], keys.shape[2], -1, shape[3])
+        query = query.transpose(1, 2)
+    elif query.device.type != "cpu":
         # On a GPU most of the kernels know no shared heads.
         group = query.shape[2] // keys.shape[2]
         keys = keys.repeat_interleave(group, dim=2)
@@ -54,7 +123,40 @@ def fused_attention(query, keys, values, mask=None, causal: bool = False):
         is_causal=causal,
         enable_gqa=True,
     )
+    if shape[1] == 1:
+        return attended.reshape(shape)
     return attended.transpose(1, 2)
+
+
+def fused_token_attention(query, views):
+    """Attention of one token over several views, in few calls.
+
+    Args:
+        query: Tensor (batch, 1, num_heads, head_dim).
+        views: list of `keras_visor.layers.attention.View`.
+
+    Returns:
+        A tensor of the shape of `query`.
+    """
+    import torch
+
+    batch, _, _, head_dim = query.shape
+    # A key/value head serves the query heads that share it as its rows.
+    rows = query.reshape(batch, views[0].keys.shape[2], -1, head_dim)
+    rows = rows * head_dim**-0.5
+    scores = [
+        rows @ view.keys.permute(0, 2, 3, 1) + view.addend[:, None]
+        for view in views
+    ]
+    lengths = [score.shape[-1] for score in scores]
+    weights = torch.cat(scores, dim=-1).softmax(-1, dtype=torch.float32)
+    attended = sum(
+        weight @ view.values.transpose(1, 2)
+        for weight, view in zip(
+            weights.to(query.dtype).split(lengths, dim=-1), views, strict=True
+        )
+    )
+    return attended.reshape(query.shape)
 
 
 def has_depthwise_convolution() -> bool:

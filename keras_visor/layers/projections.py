@@ -1,6 +1,10 @@
-"""Dense layers between tokens and attention heads."""
+"""Dense layers and norms of the decoder: how they are made and called."""
 
 import keras
+
+from keras_visor.layers.kernels import dense_product
+from keras_visor.layers.kernels import fused_rms_norm
+from keras_visor.layers.kernels import has_direct_products
 
 
 def head_width(hidden_dim: int, num_heads: int) -> int:
@@ -69,3 +73,21 @@ def rms_norm(hidden_dim, epsilon, dtype, name):
     )
     layer.build((None, None, hidden_dim))
     return layer
+
+
+def project(layer, tokens):
+    """`layer(tokens)`, of one of the dense layers above."""
+    if has_direct_products() and layer.quantization_mode is None:
+        return dense_product(
+            tokens, layer.kernel, layer.bias, layer.compute_dtype
+        )
+    return layer(tokens)
+
+
+def normalize(layer, tokens):
+    """`layer(tokens)`, of an `RMSNormalization`."""
+    if has_direct_products():
+        return fused_rms_norm(
+            tokens, layer.scale, layer.epsilon, layer.compute_dtype
+        )
+    return layer(tokens)

@@ -7,7 +7,9 @@ from keras_visor.layers.attention import Segment
 from keras_visor.layers.attention import as_mask
 from keras_visor.layers.attention import attend_within
 from keras_visor.layers.attention import attention_weights
+from keras_visor.layers.attention import make_view
 from keras_visor.layers.decoder_layer import VisorDecoderLayer
+from keras_visor.layers.projections import normalize
 
 
 @keras.saving.register_keras_serializable("keras_visor")
@@ -30,6 +32,10 @@ class VisorSelfAttentionGate(VisorDecoderLayer):
         text_mask: bool tensor (batch, text_length), False at padding.
             Defaults to `None`, no padding.
         vision_mask: bool tensor (batch, vision_length). Defaults to `None`.
+        text_rotation: `Rotation`, as in `VisorDecoderLayer`. Defaults to
+            `None`.
+        joint_rotation: `Rotation` of the visual tokens and, behind them, the
+            text tokens. Defaults to `None`.
         enabled: A Python bool, or a bool tensor (batch,). With a Python bool
             the other role is not part of the program; with a tensor one
             program serves all budgets, and the visual work is skipped when no
@@ -71,6 +77,8 @@ class VisorSelfAttentionGate(VisorDecoderLayer):
         vision_positions,
         text_mask=None,
         vision_mask=None,
+        text_rotation=None,
+        joint_rotation=None,
         enabled=True,
         return_cache: bool = False,
         refine_vision: bool = True,
@@ -103,13 +111,14 @@ class VisorSelfAttentionGate(VisorDecoderLayer):
             )
         if enabled:
             text, vision, text_cache, vision_cache = self._joint(
-                refine_vision, last_only, *streams
+                refine_vision, last_only, *streams, joint_rotation
             )
         else:
             text, text_cache = super().call(
                 text,
                 text_positions,
                 text_mask,
+                text_rotation,
                 return_cache=True,
                 last_only=last_only,
             )
@@ -128,26 +137,23 @@ class VisorSelfAttentionGate(VisorDecoderLayer):
         vision_positions,
         text_mask,
         vision_mask,
+        rotation=None,
     ):
         length = ops.shape(vision)[1]
         tokens = ops.concatenate([vision, text], axis=1)
         positions = ops.concatenate([vision_positions, text_positions], axis=1)
         mask = ops.concatenate([vision_mask, text_mask], axis=1)
-        normed = self.input_norm(tokens)
-        keys, values = self.project_keys_values(normed, positions)
+        rotation = rotation or self.make_rotation(positions)
+        normed = normalize(self.input_norm, tokens)
+        keys, values = self.project_keys_values(normed, rotation)
         sequence = Segment(keys, values, positions, mask)
         if refine_vision:
-            query = self.project_queries(normed, positions)
+            query = self.project_queries(normed, rotation)
             tokens = self.finish(tokens, attend_within(query, sequence))
             text, vision = tokens[:, length:], tokens[:, :length]
         else:
             first = -1 if last_only else length
-            text = self.read(
-                tokens[:, first:],
-                normed[:, first:],
-                positions[:, first:],
-                [sequence],
-            )
+            text = self.read_from(sequence, tokens, normed, rotation, first)
         return (
             text,
             vision,
@@ -218,33 +224,34 @@ class VisorSelfAttentionGate(VisorDecoderLayer):
             over the heads. A row sums to the share of the attention that goes
             to the image; the rest goes to the text.
         """
-        normed = self.input_norm(text)
-        text_keys, _ = self.project_keys_values(normed, text_positions)
-        query_positions = text_positions
+        text_rotation = self.make_rotation(text_positions)
+        vision_rotation = self.make_rotation(vision_positions)
+        text_normed = normalize(self.input_norm, text)
+        vision_normed = normalize(self.input_norm, vision)
+        read_normed, read_positions = text_normed, text_positions
         if reader is not None:
-            normed = ops.take_along_axis(normed, reader[:, :, None], axis=1)
-            query_positions = ops.take_along_axis(
-                text_positions, reader, axis=1
+            read_normed = ops.take_along_axis(
+                text_normed, reader[:, :, None], axis=1
             )
-        query = self.project_queries(normed, query_positions)
-        vision_keys, _ = self.project_keys_values(
-            self.input_norm(vision), vision_positions
+            read_positions = ops.take_along_axis(text_positions, reader, axis=1)
+        query = self.project_queries(
+            read_normed, self.make_rotation(read_positions)
         )
-        segments = [
+        sequences = [
             Segment(
-                vision_keys,
-                None,
+                *self.project_keys_values(vision_normed, vision_rotation),
                 vision_positions,
                 as_mask(vision_positions, vision_mask),
             ),
             Segment(
-                text_keys,
-                None,
+                *self.project_keys_values(text_normed, text_rotation),
                 text_positions,
                 as_mask(text_positions, text_mask),
             ),
         ]
-        weights = attention_weights(query, query_positions, segments)
+        weights = attention_weights(
+            query, [make_view(read_positions, each) for each in sequences]
+        )
         return ops.mean(weights[0], axis=(1, 2))
 
     def compute_output_spec(
@@ -255,6 +262,8 @@ class VisorSelfAttentionGate(VisorDecoderLayer):
         vision_positions,
         text_mask=None,
         vision_mask=None,
+        text_rotation=None,
+        joint_rotation=None,
         enabled=True,
         return_cache=False,
         refine_vision=True,

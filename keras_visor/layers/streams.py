@@ -16,8 +16,9 @@ class Streams(NamedTuple):
         vision: Tensor (batch, vision_length, hidden_dim). `None`, as are the
             following, where no sample of the batch has an image.
         vision_positions: int32 tensor (batch, vision_length).
-        vision_mask: bool tensor (batch, vision_length).
+        vision_mask: bool tensor (batch, vision_length). `None`: no padding.
         vision_image_ids: int32 tensor (batch, vision_length), -1 at padding.
+            `None`: one image a sample.
         reader: int32 tensor (batch,), the index of the text token by whose
             attention visual tokens are chosen, where that happens within the
             decoder. `None`: the last one that is no padding.

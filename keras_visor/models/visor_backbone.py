@@ -464,10 +464,10 @@ class VisorBackbone(VisorPresetMixin, keras_hub.models.Backbone):
             `Streams` after the last of the layers. With `last_only`, its text
             is one token, while positions and mask stay those of all.
         """
-        rates = reducer.rates_after(self.num_layers) if reducer else {}
         if streams.vision is None:
             reducer = None
         rates = reducer.rates_after(self.num_layers) if reducer else {}
+        rotations = {} if cache is None else self._make_rotations(streams)
         for index in range(self.num_layers) if layers is None else layers:
             if index in rates:
                 attention = self._vision_attention(
@@ -483,8 +483,10 @@ class VisorBackbone(VisorPresetMixin, keras_hub.models.Backbone):
             options = {
                 "return_cache": cache is not None,
                 "last_only": last_only and index == self.num_layers - 1,
+                "text_rotation": rotations.get("text"),
             }
             if index in self._layout[1]:
+                options["joint_rotation"] = rotations.get("joint")
                 options["enabled"] = switches[index]
                 options["refine_vision"] = (
                     keep_vision or self._is_vision_read_after(index, switches)
@@ -492,7 +494,20 @@ class VisorBackbone(VisorPresetMixin, keras_hub.models.Backbone):
             streams = self._decode(index, streams, cache, options)
             if index in rates:
                 streams = keep_best(streams, attention, rates[index])
+                if cache is not None:
+                    rotations = self._make_rotations(streams)
         return streams
+
+    def _make_rotations(self, streams):
+        """The rotary embedding's tables, made once for all layers."""
+        make_rotation = self.decoder_layers[0].make_rotation
+        rotations = {"text": make_rotation(streams.text_positions)}
+        if streams.vision is not None:
+            positions = [streams.vision_positions, streams.text_positions]
+            rotations["joint"] = make_rotation(
+                ops.concatenate(positions, axis=1)
+            )
+        return rotations
 
     def _is_vision_read_after(self, index, switches):
         cross_attention_layers, _ = self._layout

@@ -1,5 +1,6 @@
 """What nobody reads is not computed, and blocks change nothing."""
 
+import keras
 import numpy as np
 import pytest
 from model_checks import batch
@@ -37,6 +38,26 @@ def test_only_read_tokens_are_computed(
         assert (lengths[index] > max(text)) == (index in refined)
     # Of the last layer the last token alone.
     assert lengths[5] == 1
+
+
+@pytest.mark.skipif(
+    keras.config.backend() != "torch",
+    reason="A group keeps its batch's lengths where programs are compiled",
+)
+def test_a_group_carries_its_own_visual_tokens_alone(visor):
+    samples = batch(["one image", "strip", "text only"])
+    inputs = preprocess(visor, samples)
+    lengths = inputs["vision_mask"].sum(axis=1)
+    assert len(set(lengths.tolist())) == 3
+    generator = visor.make_generate_function()
+    groups, _ = generator._prefill(inputs, MAX_LENGTH, np.array([2, 1, 0]))
+    for group in groups:
+        (row,) = group.rows
+        caches = [*group.cache["vision"].values()]
+        caches += group.cache["cross"].values()
+        assert bool(caches) == (row < 2)
+        for keys, values in caches:
+            assert keys.shape[1] == values.shape[1] == lengths[row]
 
 
 def test_blocks_change_no_answer(monkeypatch, visor, visor_directory):

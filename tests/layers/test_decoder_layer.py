@@ -14,6 +14,7 @@ from torch import from_numpy
 from keras_visor.layers import VisorDecoderLayer
 from keras_visor.layers import attention
 from keras_visor.layers.attention import Segment
+from keras_visor.layers.attention import make_view
 
 HIDDEN = 16
 SHAPE = Shape(num_heads=4, num_key_value_heads=2, rope_theta=1e4, epsilon=1e-3)
@@ -115,12 +116,25 @@ def test_stepping_through_the_cache_equals_one_call():
     )
     pads = ((0, 0), (0, 2), (0, 0), (0, 0))
     cache = ops.pad(prompt_keys, pads), ops.pad(prompt_values, pads)
+
+    def step(token, position, keys, values, index):
+        exists = ops.ones(POSITIONS.shape, "bool")
+        positions = ops.convert_to_tensor(POSITIONS)
+        segment = Segment(keys, values, positions, exists)
+        return layer.step(
+            token,
+            layer.make_rotation(position),
+            make_view(position, segment),
+            (ops.arange(6) == index)[:, None, None],
+        )
+
     for slot in (4, 5):
         token, cache = call(
-            layer.step,
+            step,
             token=TEXT[:, slot : slot + 1],
             position=POSITIONS[:, slot : slot + 1],
-            text=Segment(*cache, POSITIONS, np.ones(POSITIONS.shape, bool)),
+            keys=cache[0],
+            values=cache[1],
             index=slot,
         )
         np.testing.assert_allclose(

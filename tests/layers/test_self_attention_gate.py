@@ -15,6 +15,7 @@ from torch import from_numpy
 
 from keras_visor import VisorSelfAttentionGate
 from keras_visor.layers.attention import Segment
+from keras_visor.layers.attention import make_view
 
 HIDDEN = 16
 SHAPE = Shape(num_heads=4, num_key_value_heads=2, rope_theta=1e4, epsilon=1e-3)
@@ -190,20 +191,27 @@ def test_a_step_reads_the_visual_cache():
     _, _, text_cache, vision_cache = call(layer, **prompt, return_cache=True)
     pads = ((0, 0), (0, 1), (0, 0), (0, 0))
 
-    def segment(cache, stream):
-        return Segment(
-            *cache,
-            INPUTS[f"{stream}_positions"],
-            INPUTS[f"{stream}_mask"],
+    def step(token, position, caches, positions, masks):
+        text_view, vision_view = (
+            make_view(position, Segment(*segment))
+            for segment in zip(*caches, positions, masks, strict=True)
+        )
+        return layer.step(
+            token,
+            layer.make_rotation(position),
+            text_view,
+            (ops.arange(4) == 3)[:, None, None],
+            vision=vision_view,
         )
 
+    text_cache = [ops.pad(part, pads) for part in text_cache]
     token, _ = call(
-        layer.step,
+        step,
         token=TEXT[:, 3:],
         position=INPUTS["text_positions"][:, 3:],
-        text=segment([ops.pad(part, pads) for part in text_cache], "text"),
-        index=3,
-        vision=segment(vision_cache, "vision"),
+        caches=list(zip(text_cache, vision_cache, strict=True)),
+        positions=[INPUTS["text_positions"], INPUTS["vision_positions"]],
+        masks=[INPUTS["text_mask"], INPUTS["vision_mask"]],
     )
     np.testing.assert_allclose(to_numpy(token)[:, 0], text[:, 3], atol=2e-5)
 
@@ -225,14 +233,14 @@ def test_attention_to_the_image():
     # A word alone after the image: it looks at the image and at itself.
     text = {
         "normed": call(layer.input_norm, x=TEXT[:1, :1]),
-        "positions": INPUTS["text_positions"][:1, :1],
+        "rotation": layer.make_rotation(INPUTS["text_positions"][:1, :1]),
     }
     query = call(layer.project_queries, **text)
     text_keys, _ = call(layer.project_keys_values, **text)
     keys, _ = call(
         layer.project_keys_values,
         normed=call(layer.input_norm, x=VISION[:1]),
-        positions=INPUTS["vision_positions"][:1],
+        rotation=layer.make_rotation(INPUTS["vision_positions"][:1]),
     )
     query, text_keys, keys = map(to_numpy, (query, text_keys, keys))
     expected = []
