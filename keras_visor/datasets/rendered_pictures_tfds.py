@@ -7,6 +7,8 @@ data set `rendered_pictures`.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from keras_visor.datasets._tfds import tfds
 from keras_visor.datasets.rendered_pictures import RenderedPictures
 
@@ -21,21 +23,22 @@ class RenderedPicturesConfig(tfds.core.BuilderConfig):
             500.
         num_test: int. Pictures of the split `"test"`. Defaults to 500.
         seed: int. As in `RenderedPictures`. Defaults to 0.
-        image_size: int. As in `RenderedPictures`. Defaults to 96.
+        image_size: int. As in `RenderedPictures`. Defaults to 112.
     """
 
     num_train: int = 2000
     num_validation: int = 500
     num_test: int = 500
     seed: int = 0
-    image_size: int = 96
+    image_size: int = 112
 
 
 class RenderedPicturesTfds(tfds.core.GeneratorBasedBuilder):
     """The data set `rendered_pictures`: one example a picture.
 
     The examples are those of `keras_visor.datasets.RenderedPictures`, in its
-    order, with the same keys.
+    order, with the same keys; where a word belongs to none, `"beside"` or
+    `"above"` is empty.
 
     Example:
 
@@ -52,12 +55,15 @@ class RenderedPicturesTfds(tfds.core.GeneratorBasedBuilder):
     # Inferring it takes importlib_resources, which tensorflow_datasets 4.9.10
     # forgets to install (tensorflow/datasets#11212).
     code_path = tfds.core.Path(__file__)
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "Coarse questions."}
+    VERSION = tfds.core.Version("2.0.0")
+    RELEASE_NOTES = {
+        "1.0.0": "Coarse questions.",
+        "2.0.0": "Lookups and comparisons, forms and grids; where words stand.",
+    }
     BUILDER_CONFIGS = [
         RenderedPicturesConfig(
-            name="coarse",
-            description="Questions answered without reading.",
+            name="documents",
+            description="Questions to look at, to read and to compare.",
         )
     ]
 
@@ -66,9 +72,9 @@ class RenderedPicturesTfds(tfds.core.GeneratorBasedBuilder):
         return tfds.core.DatasetInfo(
             builder=self,
             description=(
-                "Rendered scenes, tables, bar charts and letters, with "
-                "questions about colours, shapes, presence, number and kind "
-                "of document that have one-word answers."
+                "Rendered scenes, tables, bar charts, letters, forms and "
+                "grids of handwritten digits, with questions that need a "
+                "glance, a lookup or a comparison, and short answers."
             ),
             features=tfds.features.FeaturesDict(
                 {
@@ -76,6 +82,16 @@ class RenderedPicturesTfds(tfds.core.GeneratorBasedBuilder):
                     "questions": tfds.features.Sequence(tfds.features.Text()),
                     "answers": tfds.features.Sequence(tfds.features.Text()),
                     "families": tfds.features.Sequence(tfds.features.Text()),
+                    "words": tfds.features.Sequence(
+                        {
+                            "text": tfds.features.Text(),
+                            "box": tfds.features.Tensor(
+                                shape=(4,), dtype=np.float32
+                            ),
+                            "beside": tfds.features.Text(),
+                            "above": tfds.features.Text(),
+                        }
+                    ),
                 }
             ),
             disable_shuffling=True,
@@ -100,4 +116,14 @@ class RenderedPicturesTfds(tfds.core.GeneratorBasedBuilder):
         pictures = RenderedPictures(
             split, num_pictures, config.seed, config.image_size
         )
-        yield from enumerate(pictures)
+        for index, example in enumerate(pictures):
+            words = [
+                {
+                    "text": word.text,
+                    "box": np.array(word.box, np.float32),
+                    "beside": word.beside or "",
+                    "above": word.above or "",
+                }
+                for word in example["words"]
+            ]
+            yield index, {**example, "words": words}

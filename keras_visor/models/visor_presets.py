@@ -14,8 +14,7 @@ register_presets(
             "metadata": {
                 "description": (
                     "1.4 million parameters, 6 layers. Answers coarse "
-                    "questions about rendered pictures. Trained by "
-                    "examples/train_visor_tiny.py."
+                    "questions about rendered pictures."
                 ),
                 "params": 1436304,
                 "path": "visor",

@@ -19,7 +19,7 @@ def test_reads_back_what_the_generator_makes(tmp_path):
         num_validation=2,
         num_test=3,
         seed=7,
-        image_size=64,
+        image_size=96,
     )
     builder = tfds.builder(
         "rendered_pictures", data_dir=tmp_path, config=config
@@ -27,12 +27,20 @@ def test_reads_back_what_the_generator_makes(tmp_path):
     builder.download_and_prepare()
     for split, size in {"train": 5, "validation": 2, "test": 3}.items():
         stored = list(tfds.as_numpy(builder.as_dataset(split)))
-        made = RenderedPictures(split, size, seed=7, image_size=64)
+        made = RenderedPictures(split, size, seed=7, image_size=96)
         assert len(stored) == size
         for read, example in zip(stored, made, strict=True):
             np.testing.assert_array_equal(read["image"], example["image"])
             for key in LISTS:
                 assert [text.decode() for text in read[key]] == example[key]
+            words = example["words"]
+            for key in ("text", "beside", "above"):
+                assert [text.decode() for text in read["words"][key]] == [
+                    getattr(word, key) or "" for word in words
+                ]
+            np.testing.assert_allclose(
+                read["words"]["box"], [word.box for word in words], rtol=1e-6
+            )
 
 
 def test_only_the_builder_needs_tensorflow_datasets():
