@@ -56,7 +56,9 @@ def test_training(monkeypatch, tmp_path, capsys):
     lm = keras_visor.VisorCausalLM.from_preset(str(tmp_path / "out"))
     assert lm.backbone.policy is not None
     tried = [each["layers"] for each in training["subnetworks"]]
+    assert len(tried) == 8
     assert all(budget in tried for budget in lm.backbone.budgets)
+    assert len(lm.backbone.budgets) > 1
 
 
 def test_claims(monkeypatch, tmp_path):

@@ -44,7 +44,11 @@ def route(lm, num_samples, run, seed):
     found = search_subnetworks(
         lm, validation, run / "subnetworks", max_length=MAX_LENGTH
     )
-    lm = with_budgets(lm, viable_budgets(found, MIN_GAIN))
+    viable = viable_budgets(found, MIN_GAIN)
+    if len(viable) == 1:
+        # More layers gain nothing, early in training: minimal against full.
+        viable = [[], lm.backbone.budgets[-1]]
+    lm = with_budgets(lm, viable)
     # Pictures that nothing was trained on.
     samples = draw_samples("train", _even(num_samples), seed + 1)
     scores = score_budgets(
@@ -89,7 +93,10 @@ def route(lm, num_samples, run, seed):
         record["policies"][rule] = [
             dataclasses.asdict(routing) for routing in routings
         ]
-        lost = max(1 - r.score / r.full_score for r in routings[1:])
+        lost = max(
+            (r.full_score - r.score) / max(r.full_score, 1e-9)
+            for r in routings[1:]
+        )
         # Cheapest of those that lose 1 % at most in each group, or the one
         # that loses least.
         worth = (max(lost, 0.01), routings[0].flops)
