@@ -272,9 +272,11 @@ def test_images_of_many_sizes_in_tf_data(standing):
 
 def test_four_samples_are_learnt(directory):
     lm = load(directory)
-    lm.compile(optimizer=keras.optimizers.Adam(0.03))
+    # At a constant rate the loss jumps now and then: rounding decides when.
+    rate = keras.optimizers.schedules.CosineDecay(0.03, 40)
+    lm.compile(optimizer=keras.optimizers.Adam(rate))
     samples = {**SAMPLES, "budget": [0, 1, 1, 0]}
-    losses = lm.fit(samples, batch_size=4, epochs=24, verbose=0).history["loss"]
+    losses = lm.fit(samples, batch_size=4, epochs=36, verbose=0).history["loss"]
     assert losses[-1] < 0.05 * losses[0]
     answers = lm.generate(
         {"prompts": SAMPLES["prompts"], "images": SAMPLES["images"]},
