@@ -58,7 +58,9 @@ def main():
     trained = lm
     lm = make_model(WORDS, universal_layout())
     lm.set_weights(trained.get_weights())
-    lm, record = route(lm, samples, run, schedule.seed)
+    # Scores are of one model, and are refused by a model trained longer.
+    scores = run / f"after_{schedule.steps}"
+    lm, record = route(lm, samples, scores, schedule.seed)
     lm.save_to_preset(str(output))
     record = {
         "command": "python examples/visor_tiny/train.py",
