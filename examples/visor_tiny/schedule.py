@@ -55,8 +55,23 @@ def universal(num_budgets, full_steps):
     return draw
 
 
-def train(lm, schedule: Schedule, draw_budget: Callable, run: pathlib.Path):
+def train(
+    lm,
+    schedule: Schedule,
+    draw_budget: Callable,
+    run: pathlib.Path,
+    start: pathlib.Path | None = None,
+):
     """Train `lm`, on from the last checkpoint in the folder `run`.
+
+    Args:
+        lm: `VisorCausalLM`.
+        schedule: `Schedule`.
+        draw_budget: function from a NumPy generator and the step to the index
+            of the budget.
+        run: path. The folder of checkpoints.
+        start: path. Weights to begin with, instead of learning to read from
+            nothing: a checkpoint of another run. Defaults to `None`.
 
     Returns:
         float. The minutes that it took, all calls together.
@@ -84,10 +99,12 @@ def train(lm, schedule: Schedule, draw_budget: Callable, run: pathlib.Path):
     run.mkdir(parents=True, exist_ok=True)
     checkpoint, progress = run / "checkpoint.weights.h5", run / "progress.json"
     done, seconds = 0, 0.0
-    if not progress.exists():
-        start = time.time()
+    if not progress.exists() and start is not None:
+        model.load_weights(start)
+    elif not progress.exists():
+        began = time.time()
         learn_to_read(lm, labels, schedule, run.parent)
-        seconds += time.time() - start
+        seconds += time.time() - began
     optimizer = make_optimizer(
         schedule.learning_rate,
         schedule.steps,
@@ -99,12 +116,12 @@ def train(lm, schedule: Schedule, draw_budget: Callable, run: pathlib.Path):
         done, seconds = json.loads(progress.read_text()).values()
         print(f"going on after step {done}")
     while done < schedule.steps:
-        start = time.time()
+        began = time.time()
         steps = min(schedule.steps_per_block, schedule.steps - done)
         print(f"step {done} of {schedule.steps}")
         model.fit(batches(done, steps, model.targets), verbose=2)
         done += steps
-        seconds += time.time() - start
+        seconds += time.time() - began
         # Written whole or not at all: an interrupt costs one block at most.
         partial = run / "partial.weights.h5"
         model.save_weights(partial)

@@ -37,6 +37,9 @@ def main():
         parser.add_argument(name, type=field.type, default=field.default)
     parser.add_argument("--full", type=float, default=0.4, help="of the steps")
     parser.add_argument("--samples", type=int, default=16000, help="to route")
+    parser.add_argument(
+        "--start", type=pathlib.Path, help="weights to begin with"
+    )
     parser.add_argument("--run", type=pathlib.Path, default="runs/visor_tiny")
     parser.add_argument(
         "--output",
@@ -45,6 +48,7 @@ def main():
     )
     arguments = vars(parser.parse_args())
     run, output = arguments.pop("run"), arguments.pop("output")
+    start = arguments.pop("start")
     full, samples = arguments.pop("full"), arguments.pop("samples")
     schedule = Schedule(**arguments)
 
@@ -52,7 +56,7 @@ def main():
     lm = make_model(WORDS, universal_layout(), "mixed_bfloat16")
     print(f"{lm.count_params():,} parameters, budgets {lm.backbone.budgets}")
     budgets = universal(len(lm.backbone.budgets), full * schedule.steps)
-    minutes = train(lm, schedule, budgets, run)
+    minutes = train(lm, schedule, budgets, run, start)
 
     # In float32 from here on: what is measured is what is shipped.
     trained = lm
@@ -65,6 +69,7 @@ def main():
     record = {
         "command": "python examples/visor_tiny/train.py",
         "backend": keras.config.backend(),
+        "start": start and str(start),
         "schedule": dataclasses.asdict(schedule) | {"full": full},
         "training_minutes": round(minutes, 1),
         "routing_samples": samples,
