@@ -76,7 +76,7 @@ def _parser():
     _add_budget(asking)
     asking.add_argument(
         "--reduce",
-        metavar="NAME:RATE",
+        metavar="NAME:RATE[:LAYERS]",
         help="leave visual tokens out and keep this share, such as "
         "vision_zip:0.25 (default: as the preset does)",
     )

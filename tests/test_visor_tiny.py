@@ -75,7 +75,7 @@ def test_claims(monkeypatch, tmp_path):
     )
     claims = json.loads((out / "claims.json").read_text())
 
-    from samples import draw_samples
+    from even_samples import draw_samples
 
     samples = draw_samples("test", {"coarse": 32, "fine": 32, "compare": 16}, 3)
     inputs = {name: samples[name] for name in ("prompts", "images")}
@@ -150,7 +150,14 @@ def test_only_answers_are_learned():
 
     lm = make_model(WORDS, universal_layout())
     batches = Conversations(
-        lm.preprocessor, 3, 1, 2, ("answer",), lambda generator, step: 7, seed=0
+        lm.preprocessor,
+        first=3,
+        steps=1,
+        batch_size=2,
+        targets=("answer",),
+        budgets=lm.backbone.budgets,
+        draw_budget=lambda generator, step: 7,
+        seed=0,
     )
     x, y, weight = batches[0]
     assert set(x["budget"]) == {7}
@@ -168,7 +175,7 @@ def test_only_answers_are_learned():
 
 
 def test_samples_are_even():
-    from samples import draw_samples
+    from even_samples import draw_samples
 
     samples = draw_samples("test", {"coarse": 28, "fine": 14, "compare": 7})
     assert len(samples["images"]) == 49

@@ -16,8 +16,8 @@ import time
 
 import matplotlib.pyplot as plt
 import numpy as np
+from even_samples import draw_samples
 from keras import ops
-from samples import draw_samples
 
 import keras_visor
 from keras_visor import training

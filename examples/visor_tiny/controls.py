@@ -17,12 +17,12 @@ import pathlib
 
 import keras
 import numpy as np
+from even_samples import draw_samples
 from model import CROSS_ATTENTION_LAYERS
 from model import NUM_LAYERS
 from model import SELF_ATTENTION_LAYERS
 from model import make_model
 from model import universal_layout
-from samples import draw_samples
 from schedule import Schedule
 from schedule import train
 from schedule import universal

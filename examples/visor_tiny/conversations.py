@@ -27,6 +27,7 @@ class Conversations(keras.utils.PyDataset):
         steps: int. How many batches.
         batch_size: int. Pictures in a batch.
         targets: "answer" and names of `ROLES`, what there are labels for.
+        budgets: The model's budgets.
         draw_budget: function from a NumPy generator and the number of the
             batch to the budget's index.
         seed: int.
@@ -39,6 +40,7 @@ class Conversations(keras.utils.PyDataset):
         steps,
         batch_size,
         targets,
+        budgets,
         draw_budget,
         seed,
     ):
@@ -48,6 +50,7 @@ class Conversations(keras.utils.PyDataset):
         self.steps = steps
         self.batch_size = batch_size
         self.targets = targets
+        self.budgets = budgets
         self.draw_budget = draw_budget
         self.seed = seed
         self.pictures = RenderedPictures(
@@ -87,7 +90,7 @@ class Conversations(keras.utils.PyDataset):
             if name.startswith("vision"):
                 x[name] = x[name][:, :tokens]
         x["labelled"], labels, shares = label_tokens(examples)
-        if budget == 0:
+        if not self.budgets[budget]:
             # Without self-attention no token learns where it stands.
             shares[..., 2:] = 0.0
         y, weight = {"answer": y[:, :longest]}, {"answer": weight[:, :longest]}

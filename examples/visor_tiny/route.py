@@ -3,7 +3,7 @@
 import dataclasses
 
 import numpy as np
-from samples import draw_samples
+from even_samples import draw_samples
 
 from keras_visor.training import calibrate_tolerance
 from keras_visor.training import evaluate_routing

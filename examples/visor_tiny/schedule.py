@@ -90,6 +90,7 @@ def train(
             steps,
             schedule.batch_size,
             targets,
+            lm.backbone.budgets,
             draw_budget,
             schedule.seed,
         )

@@ -4,6 +4,9 @@ import json
 import os
 from collections.abc import Iterable
 
+# What every such file begins with.
+_START = b'{"settings": '
+
 
 class AnswerLog:
     """Answers in a file of JSON lines, to which an evaluation comes back.
@@ -32,15 +35,22 @@ class AnswerLog:
     def __init__(self, path: str | os.PathLike, settings: dict):
         self.path = os.fspath(path)
         self.answers: dict[int, dict] = {}
-        whole = self._whole_lines()
-        if not whole:
+        content = b""
+        if os.path.exists(self.path):
+            with open(self.path, "rb") as file:
+                content = file.read()
+        length = content.rfind(b"\n") + 1
+        if not length and _START.startswith(content[: len(_START)]):
+            # Not even its first line is whole, or it is a new file.
+            self._truncate(0)
             self._write([{"settings": settings}])
             return
         try:
-            first, *rows = map(json.loads, whole)
+            lines = content[:length].decode("utf-8").splitlines()
+            first, *rows = map(json.loads, lines)
             stored = first["settings"]
             self.answers = {row["index"]: row for row in rows}
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"`{self.path}` is no file of answers: {error!r}"
             ) from error
@@ -56,6 +66,8 @@ class AnswerLog:
                 f"here {[settings.get(n) for n in differing]}. Delete it, or "
                 "write somewhere else"
             )
+        if length < len(content):
+            self._truncate(length)
 
     def append(self, rows: Iterable[dict]) -> None:
         """Add answers, each with its `index`, and see them onto the disk."""
@@ -69,12 +81,7 @@ class AnswerLog:
             file.flush()
             os.fsync(file.fileno())
 
-    def _whole_lines(self):
-        """The file's lines; one that is not whole is cut off."""
-        if not os.path.exists(self.path):
-            return []
-        with open(self.path, "rb+") as file:
-            content = file.read()
-            length = content.rfind(b"\n") + 1
+    def _truncate(self, length):
+        """Cut off what is not whole."""
+        with open(self.path, "ab") as file:
             file.truncate(length)
-        return content[:length].decode("utf-8").splitlines()

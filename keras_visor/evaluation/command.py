@@ -16,6 +16,7 @@ from keras_visor.evaluation.answer_log import AnswerLog
 from keras_visor.evaluation.scoring import answer_questions
 from keras_visor.evaluation.scoring import summarize
 from keras_visor.models.visor_causal_lm import VisorCausalLM
+from keras_visor.models.weights_digest import weights_digest
 from keras_visor.reduction import reducer_from_text
 
 GROUPS = ("easy", "hard")
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--reduce",
-        metavar="NAME:RATE",
+        metavar="NAME:RATE[:LAYERS]",
         help="leave visual tokens out and keep this share (default: as the "
         "preset does)",
     )
@@ -95,18 +96,18 @@ def run(options: argparse.Namespace, budget: str | int) -> None:
         lm.reducer = reducer
     folder = Path(options.output)
     folder.mkdir(parents=True, exist_ok=True)
+    settings = {
+        "preset": options.preset,
+        "weights": weights_digest(lm.backbone),
+        "budget": budget,
+        "reducer": repr(lm.reducer),
+        "max_length": options.max_length,
+    }
     summaries = {}
     for name, (examples, count) in splits.items():
         dataset = public_datasets()[name]
-        settings = {
-            "preset": options.preset,
-            "dataset": name,
-            "split": dataset.split,
-            "budget": budget,
-            "reducer": repr(lm.reducer),
-            "max_length": options.max_length,
-        }
-        log = AnswerLog(folder / f"{name}.jsonl", settings)
+        source = {"dataset": name, "split": dataset.split}
+        log = AnswerLog(folder / f"{name}.jsonl", {**settings, **source})
         with Progress(console=Console(stderr=True)) as progress:
             task = progress.add_task(name, total=count)
             answer_questions(
@@ -121,6 +122,7 @@ def run(options: argparse.Namespace, budget: str | int) -> None:
         answers = [row for i, row in sorted(log.answers.items()) if i < count]
         summaries[name] = {
             "group": dataset.group,
+            "split": dataset.split,
             **summarize(lm, answers, dataset.metric),
         }
     text = json.dumps({"settings": settings, "datasets": summaries}, indent=2)

@@ -104,10 +104,11 @@ class VisorVisionTower(keras.layers.Layer):
     @property
     def has_attention(self) -> bool:
         """Whether the encoder's last block has attention that can be read."""
-        _, embedding, *blocks = self.encoder.layers
+        layers = self.encoder.layers[1:]
+        embedding, blocks = layers[:1], layers[1:]
         return (
-            isinstance(embedding, SigLIPVisionEmbedding)
-            and len(blocks) > 0
+            len(blocks) > 0
+            and isinstance(embedding[0], SigLIPVisionEmbedding)
             and all(isinstance(block, SigLIPEncoderLayer) for block in blocks)
         )
 

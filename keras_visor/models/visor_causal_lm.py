@@ -126,10 +126,6 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
         self.train_function = None
         self.test_function = None
         self.predict_function = None
-        if self.preprocessor is not None:
-            self.preprocessor.gives_prompt_lengths = bool(
-                reducer and reducer.rates_after(self.backbone.num_layers)
-            )
 
     def call(self, inputs, training=None, mask=None):
         if self.reducer is None:
@@ -343,7 +339,7 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
                 )
             self._resolve_budgets(budget, None)
             max_length = max_length or self.preprocessor.sequence_length
-            x = self._preprocess(inputs, max_length)
+            x = self._preprocess(inputs, max_length, reducer)
         budgets = self._resolve_budgets(budget, len(x["token_ids"]))
         _check_ends_in_text(x)
         _check_encoded(x, reducer)
@@ -379,7 +375,7 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
         mask = np.arange(max_length) < lengths[:, None]
         return {"token_ids": padded, "padding_mask": mask}, report
 
-    def _preprocess(self, inputs, max_length):
+    def _preprocess(self, inputs, max_length, reducer):
         """The backbone's inputs; visual tokens where images came encoded."""
         images = inputs.get("images") if isinstance(inputs, dict) else None
         entries = images if isinstance(images, (list, tuple)) else [images]
@@ -390,7 +386,9 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
         entries = [
             entry
             if isinstance(entry, EncodedImages) or _is_empty(entry)
-            else self.encode([entry])[0]
+            else self._encode(
+                entry if isinstance(entry, (list, tuple)) else [entry], reducer
+            )
             for entry in entries
         ]
         x = self.preprocessor.generation_batch(
@@ -496,17 +494,17 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
                 "`images` must hold an image for each entry. Received: "
                 f"{images!r}"
             )
-        encoded = [self._encode(entry) for entry in entries]
+        encoded = [self._encode(entry, self.reducer) for entry in entries]
         return encoded[0] if single else encoded
 
-    def _encode(self, entry):
+    def _encode(self, entry, reducer):
         x = self.preprocessor.generate_preprocess(
             {"prompts": [IMAGE_MARK * len(entry)], "images": [entry]},
             sequence_length=1,
         )
         ids = x["vision_image_ids"][x["vision_mask"]]
         tokens, attention = self.make_generate_function().encode(
-            x, self.reducer is not None and self.reducer.needs_attention
+            x, reducer is not None and reducer.needs_attention
         )
         if attention is not None:
             attention = ops.convert_to_numpy(attention)[0]
@@ -609,6 +607,10 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
                 )
         if data is None or self.preprocessor is None:
             return data
+        # Said each time: another model may share the preprocessor.
+        self.preprocessor.gives_prompt_lengths = bool(
+            self.reducer and self.reducer.rates_after(self.backbone.num_layers)
+        )
         if self._wraps(data):
             return SampleBatches(data, self.preprocessor, batch_size)
         return data.map(self.preprocessor)

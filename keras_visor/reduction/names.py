@@ -23,10 +23,12 @@ REDUCERS = {
 
 
 def reducer_from_text(text: str) -> Reducer:
-    """A reducer from its name and rate.
+    """A reducer from its name, its rate and, within the decoder, its layers.
 
     Args:
-        text: string. "NAME:RATE", such as "vision_zip:0.25".
+        text: string. "NAME:RATE", such as "vision_zip:0.25"; of FastV and
+            PyramidDrop also "NAME:RATE:LAYERS", such as "fast_v:0.5:3" and
+            "pyramid_drop:0.5:0,3".
 
     Returns:
         The `Reducer`, its other arguments at their defaults.
@@ -40,6 +42,7 @@ def reducer_from_text(text: str) -> Reducer:
     ```
     """
     name, _, rate = text.partition(":")
+    rate, colon, layers = rate.partition(":")
     if name not in REDUCERS:
         raise ValueError(
             "A reducer must be NAME:RATE, with a name of "
@@ -52,4 +55,21 @@ def reducer_from_text(text: str) -> Reducer:
             "A reducer must be NAME:RATE, with a rate above 0 and at most 1. "
             f"Received: {text!r}"
         ) from None
-    return REDUCERS[name](rate)
+    if not colon:
+        return REDUCERS[name](rate)
+    try:
+        layers = [int(layer) for layer in layers.split(",")]
+        if name == "fast_v":
+            (layer,) = layers
+            return FastV(rate, layer)
+        if name == "pyramid_drop":
+            return PyramidDrop(rate, layers)
+    except ValueError as error:
+        raise ValueError(
+            "A reducer's layers must be one index (fast_v) or ascending ones "
+            f"with commas between (pyramid_drop). Received: {text!r}"
+        ) from error
+    raise ValueError(
+        "Only fast_v and pyramid_drop take NAME:RATE:LAYERS, the others "
+        f"NAME:RATE. Received: {text!r}"
+    )

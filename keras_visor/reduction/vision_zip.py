@@ -11,6 +11,7 @@ from keras_visor.reduction.selection import first_marked
 from keras_visor.reduction.selection import keep
 from keras_visor.reduction.selection import ordinals
 from keras_visor.reduction.selection import ranks
+from keras_visor.reduction.vision_sources import image_ids_of
 
 # Of 64 tokens the paper keeps 54 dominant ones, of 128 it keeps 108.
 DOMINANT_SHARE = 27 / 32
@@ -24,7 +25,8 @@ class VisionZip(EarlyReducer):
     those that receive most attention in the encoder's last block; as the
     paper does where an encoder has no class token, the mean over all queries
     (and heads) counts. Of the others, evenly spaced ones become *contextual*
-    tokens: each of the rest is merged into the one that is most like it. Of
+    tokens: each of the rest is merged into the one of its image that is most
+    like it. Of
     the tokens that are kept, 27 in 32 are dominant, as in the paper.
 
     A contextual token becomes the mean of itself and those merged into it.
@@ -59,31 +61,46 @@ class VisionZip(EarlyReducer):
         )
         # A token more than there can be: no array is empty.
         num_contextual = num_slots - kept_count(num_slots, DOMINANT_SHARE) + 1
-        merged = _merge(streams.vision, others, contextual, num_contextual)
+        merged = _merge(
+            streams.vision,
+            others,
+            contextual,
+            image_ids_of(streams),
+            num_contextual,
+        )
         merged = ops.where(contextual[:, :, None], merged, streams.vision)
         kept = ops.logical_or(dominant, contextual)
         return keep(streams._replace(vision=merged), kept, num_slots)
 
 
-def _merge(tokens, others, contextual, num_contextual):
+def _merge(tokens, others, contextual, image_ids, num_contextual):
     """The mean of what was merged into each contextual token.
+
+    What is of another image is left out, even where its own has none: the
+    text between two images must not see the second.
 
     Returns:
         A tensor of the shape of `tokens`, with a meaning where `contextual`.
     """
     order = first_marked(contextual, num_contextual)
     centres = ops.take_along_axis(tokens, order[:, :, None], axis=1)
+    same_image = image_ids[:, :, None] == ops.expand_dims(
+        ops.take_along_axis(image_ids, order, axis=1), 1
+    )
     likeness = ops.matmul(
         unit_vectors(tokens), ops.transpose(unit_vectors(centres), (0, 2, 1))
     )
     index = ops.arange(num_contextual, dtype="int32")
-    exists = index < count_tokens(contextual)
-    nearest = ops.argmax(
-        ops.where(exists[:, None], likeness, -float("inf")), axis=-1
+    exists = ops.logical_and(
+        same_image, (index < count_tokens(contextual))[:, None]
     )
+    nearest = ops.argmax(ops.where(exists, likeness, -float("inf")), axis=-1)
     own = ops.minimum(ordinals(contextual), num_contextual - 1)
     place = ops.where(contextual, own, ops.cast(nearest, "int32"))
-    members = ops.logical_and(place[:, :, None] == index, others[:, :, None])
+    members = ops.logical_and(
+        ops.logical_and(place[:, :, None] == index, others[:, :, None]),
+        same_image,
+    )
     members = ops.transpose(ops.cast(members, "float32"), (0, 2, 1))
     sums = ops.matmul(members, ops.cast(tokens, "float32"))
     counts = ops.sum(members, axis=-1, keepdims=True)

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from keras import ops
 from rich.progress import track
 
 from keras_visor.analysis.flops import count_flops
 from keras_visor.datasets.metrics import exact_match
 from keras_visor.models.visor_backbone import VisorBackbone
 from keras_visor.models.visor_causal_lm import VisorCausalLM
+from keras_visor.models.weights_digest import weights_digest
 from keras_visor.reduction.reducer import Reducer
 from keras_visor.training.checks import check_positive
 from keras_visor.training.score_shards import PATTERN
@@ -294,13 +294,7 @@ def _model_digest(lm):
     digest.update(str(backbone.compute_dtype).encode())
     if lm.reducer is not None:
         digest.update(repr(lm.reducer).encode())
-    policy = backbone.policy
-    apart = {id(w) for w in policy.weights} if policy is not None else set()
-    for weight in backbone.weights:
-        if id(weight) not in apart:
-            value = np.ascontiguousarray(ops.convert_to_numpy(weight))
-            digest.update(str(value.shape).encode())
-            digest.update(value.tobytes())
+    digest.update(weights_digest(backbone, with_policy=False).encode())
     return digest.hexdigest()
 
 

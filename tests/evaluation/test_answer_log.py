@@ -43,9 +43,12 @@ def test_refuses_other_settings(tmp_path):
         AnswerLog(path, {**SETTINGS, "budget": 1})
 
 
-@pytest.mark.parametrize("text", ["hello\n", "{}\n", "[1]\n"])
+@pytest.mark.parametrize(
+    "text", ["hello\n", "{}\n", "[1]\n", "hello", "no\nwhole line"]
+)
 def test_refuses_other_files(tmp_path, text):
     path = tmp_path / "pope.jsonl"
     path.write_text(text)
     with pytest.raises(ValueError, match="is no file of answers"):
         AnswerLog(path, SETTINGS)
+    assert path.read_text() == text

@@ -36,3 +36,25 @@ def test_few_tokens_are_all_dominant():
     (left,) = reduce(VisionZip(0.5), [sample(range(1, 9), None, attention)], 8)
     assert left["vision_positions"].tolist() == [1, 2, 3, 7]
     assert left["vision"][:, 0].tolist() == [1, 2, 3, 7]
+
+
+def test_images_of_a_sample_do_not_mix():
+    """What is merged into the first image's tokens is its own alone."""
+    rng = np.random.default_rng(0)
+    tokens = rng.normal(size=(24, 3))
+    attention = rng.uniform(size=24)
+    image_ids = [0] * 12 + [1] * 12
+
+    def first_image(tokens):
+        one = sample(range(1, 25), tokens, attention, image_ids)
+        (left,) = reduce(VisionZip(0.5), [one], 24)
+        rows = left["vision_image_ids"] == 0
+        assert 0 < rows.sum() < 12
+        return left["vision"][rows]
+
+    other = tokens.copy()
+    other[12:] = rng.normal(size=(12, 3))
+    np.testing.assert_array_equal(first_image(tokens), first_image(other))
+    # And some of it is merged, or nothing would be tested.
+    kept = {tuple(row) for row in first_image(tokens)}
+    assert not kept <= {tuple(row) for row in tokens.astype("float32")}
