@@ -126,6 +126,15 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
         self.train_function = None
         self.test_function = None
         self.predict_function = None
+        self._tell_preprocessor()
+
+    def _tell_preprocessor(self):
+        """Whether to say where a prompt ends, which some reducers go by."""
+        if self.preprocessor is not None:
+            self.preprocessor.gives_prompt_lengths = bool(
+                self.reducer
+                and self.reducer.rates_after(self.backbone.num_layers)
+            )
 
     def call(self, inputs, training=None, mask=None):
         if self.reducer is None:
@@ -607,10 +616,8 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
                 )
         if data is None or self.preprocessor is None:
             return data
-        # Said each time: another model may share the preprocessor.
-        self.preprocessor.gives_prompt_lengths = bool(
-            self.reducer and self.reducer.rates_after(self.backbone.num_layers)
-        )
+        # Again: another model may share the preprocessor.
+        self._tell_preprocessor()
         if self._wraps(data):
             return SampleBatches(data, self.preprocessor, batch_size)
         return data.map(self.preprocessor)

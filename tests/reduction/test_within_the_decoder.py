@@ -156,3 +156,16 @@ def test_the_prompt_chooses_in_training_too(dense_directory):
     assert x["prompt_lengths"].tolist() == [length]
     trained = outputs(lm, x)
     check_rows(trained, [expected[0, :length]])
+
+
+def test_models_can_share_a_preprocessor(dense_directory):
+    lm = VisorCausalLM.from_preset(dense_directory, reducer=FastV(0.2))
+    lm.compile(optimizer="sgd")
+    samples = {
+        **batch(["one image"]),
+        "responses": ["12 red ones (and more)"],
+    }
+    loss = lm.evaluate(samples, batch_size=1, verbose=0)[0]
+    other = VisorCausalLM(lm.backbone, lm.preprocessor)
+    assert other.reducer is None
+    assert lm.evaluate(samples, batch_size=1, verbose=0)[0] == loss
