@@ -174,6 +174,37 @@ def test_only_answers_are_learned():
             assert tokenizer.detokenize(each) in text
 
 
+def test_start_weights_can_read():
+    """Words that are drawn are named by the tokens that show them."""
+    from conversations import Conversations
+    from model import make_model
+    from model import universal_layout
+    from supervised import Supervised
+    from supervision import WORDS
+    from supervision import TokenLabels
+
+    lm = make_model(WORDS, universal_layout())
+    labels = TokenLabels(lm.preprocessor.tokenizer, lm.backbone.token_embedding)
+    model = Supervised(lm, labels)
+    full = len(lm.backbone.budgets) - 1
+    x, y, weight = Conversations(
+        lm.preprocessor,
+        first=10**6,
+        steps=1,
+        batch_size=16,
+        targets=model.targets,
+        budgets=lm.backbone.budgets,
+        draw_budget=lambda generator, step: full,
+        seed=0,
+    )[0]
+    model(x)
+    model.load_weights(FOLDER / "start.weights.h5")
+    scores = model.predict_on_batch(x)
+    for role, least in (("word", 0.8), ("beside", 0.8), ("above", 0.7)):
+        right = scores[role].argmax(axis=-1) == y[role]
+        assert right[weight[role] > 0].mean() > least, role
+
+
 def test_samples_are_even():
     from even_samples import draw_samples
 
