@@ -479,12 +479,18 @@ def test_gradients(visor, visor_reference, budgets, jit_compile):
         else:
             value = weight.to_keras(expected[in_reference(weight.name)].numpy())
             scale = max(1e-3, np.abs(value).max())
+            if weight.name.startswith("visor.") and weight.name.endswith(
+                "k_proj.bias"
+            ):
+                # Exactly nothing, were it not for what is left of the
+                # matrix's gradient when it cancels out.
+                matrix = in_reference(weight.name.replace("bias", "weight"))
+                whole = np.abs(expected[matrix].numpy()).max()
+                assert np.abs(gradient).max() < 1e-6 * whole, weight.name
+                continue
             error = np.abs(gradient - value).max()
             assert error < 1e-3 * scale, weight.name
-            if not weight.name.startswith("visor.") or "k_proj.bias" not in (
-                weight.name
-            ):
-                assert np.any(gradient), weight.name
+            assert np.any(gradient), weight.name
     assert not found  # every trainable variable has been looked at
 
 
