@@ -16,7 +16,9 @@ import time
 
 import matplotlib.pyplot as plt
 import numpy as np
+from even_samples import MAX_LENGTH
 from even_samples import draw_samples
+from even_samples import share_out
 from keras import ops
 
 import keras_visor
@@ -25,7 +27,6 @@ from keras_visor.analysis import count_flops
 from keras_visor.datasets import question_families
 
 GROUPS = ("coarse", "fine", "compare")
-MAX_LENGTH = 64
 HERE = pathlib.Path(__file__).parent
 
 
@@ -228,14 +229,13 @@ def main():
     work = out / f"answers_{seed}_{arguments.samples}"
 
     lm = keras_visor.VisorCausalLM.from_preset(arguments.preset)
-    fifth = max(arguments.samples // 5, 1)
-    counts = {"coarse": 2 * fifth, "fine": 2 * fifth, "compare": fifth}
-    samples = draw_samples("test", counts, seed)
+    samples = draw_samples("test", share_out(arguments.samples), seed)
     measured = Measured(lm, samples, work / "test")
+    each = arguments.samples // 10
     unseen = {
         what: Measured(
             lm,
-            draw_samples("test", {g: fifth // 2 for g in GROUPS}, seed, what),
+            draw_samples("test", dict.fromkeys(GROUPS, each), seed, what),
             work / what,
         )
         for what in ("font", "words")

@@ -17,7 +17,9 @@ import pathlib
 
 import keras
 import numpy as np
+from even_samples import MAX_LENGTH
 from even_samples import draw_samples
+from even_samples import share_out
 from model import CROSS_ATTENTION_LAYERS
 from model import NUM_LAYERS
 from model import SELF_ATTENTION_LAYERS
@@ -33,7 +35,7 @@ from keras_visor.training import score_budgets
 RECORD = pathlib.Path(__file__).parent / "controls.json"
 SCHEDULE = Schedule(steps=1500, vision_steps=1000)
 FULL = 0.4
-SAMPLES = {"coarse": 1200, "fine": 1200, "compare": 600}
+SAMPLES = share_out(3000)
 
 
 def single(self_attention_layers, cross_attention_layers):
@@ -67,7 +69,11 @@ def run_control(name, folder):
     lm.set_weights(trained.get_weights())
     samples = draw_samples("validation", SAMPLES, SCHEDULE.seed)
     scores = score_budgets(
-        lm, samples, folder / name / "scores", max_length=64, batch_size=32
+        lm,
+        samples,
+        folder / name / "scores",
+        max_length=MAX_LENGTH,
+        batch_size=32,
     )
     groups = np.array(samples["groups"])
     return {

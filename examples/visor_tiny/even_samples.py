@@ -5,6 +5,18 @@ import collections
 from keras_visor.datasets import RenderedPictures
 from keras_visor.datasets import question_families
 
+# Text tokens of a question and its answer, with room to spare.
+MAX_LENGTH = 64
+
+
+def share_out(count):
+    """How many samples each group has: two fifths, two fifths and one."""
+    return {
+        "coarse": 2 * count // 5,
+        "fine": 2 * count // 5,
+        "compare": count // 5,
+    }
+
 
 def draw_samples(split, counts, seed=0, unseen=None):
     """One question a picture, the families of a group equally often.

@@ -3,7 +3,9 @@
 import dataclasses
 
 import numpy as np
+from even_samples import MAX_LENGTH
 from even_samples import draw_samples
+from even_samples import share_out
 
 from keras_visor.training import calibrate_tolerance
 from keras_visor.training import evaluate_routing
@@ -20,7 +22,6 @@ from keras_visor.training import with_budgets
 HELD_OUT = ("background", "sum", "word_below")
 # What a layer more must gain to be worth a budget of its own.
 MIN_GAIN = 0.005
-MAX_LENGTH = 64
 # How often the policy sees each question, 32 a step.
 EPOCHS = 6
 
@@ -39,7 +40,7 @@ def route(lm, num_samples, run, seed):
         validation data.
     """
     validation = draw_samples(
-        "validation", _even(max(num_samples // 6, 10)), seed
+        "validation", share_out(max(num_samples // 6, 10)), seed
     )
     found = search_subnetworks(
         lm, validation, run / "subnetworks", max_length=MAX_LENGTH
@@ -50,7 +51,7 @@ def route(lm, num_samples, run, seed):
         viable = [[], lm.backbone.budgets[-1]]
     lm = with_budgets(lm, viable)
     # Pictures that nothing was trained on.
-    samples = draw_samples("train", _even(num_samples), seed + 1)
+    samples = draw_samples("train", share_out(num_samples), seed + 1)
     scores = score_budgets(
         lm, samples, run / "scores", max_length=MAX_LENGTH, batch_size=32
     )
@@ -117,11 +118,3 @@ def route(lm, num_samples, run, seed):
         if routing.held_out
     ]
     return routed, record
-
-
-def _even(count):
-    return {
-        "coarse": 2 * count // 5,
-        "fine": 2 * count // 5,
-        "compare": count // 5,
-    }

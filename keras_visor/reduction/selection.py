@@ -110,3 +110,10 @@ def evenly(ordinal, count, total):
         A bool tensor (batch, vision_length).
     """
     return (ordinal * count) % ops.maximum(total, 1) < count
+
+
+def unit_vectors(tokens):
+    """Tokens of length one, float32, of which no gradient is wanted."""
+    tokens = ops.stop_gradient(ops.cast(tokens, "float32"))
+    norm = ops.sqrt(ops.sum(ops.square(tokens), axis=-1, keepdims=True))
+    return tokens / ops.maximum(norm, 1e-6)

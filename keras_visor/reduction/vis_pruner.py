@@ -10,7 +10,7 @@ from keras_visor.reduction.selection import first_marked
 from keras_visor.reduction.selection import keep
 from keras_visor.reduction.selection import ordinals
 from keras_visor.reduction.selection import ranks
-from keras_visor.reduction.vision_zip import unit_vectors
+from keras_visor.reduction.selection import unit_vectors
 
 # Of the tokens that are kept, as many are important as are diverse.
 IMPORTANT_SHARE = 1 / 2

@@ -11,6 +11,7 @@ from keras_visor.reduction.selection import first_marked
 from keras_visor.reduction.selection import keep
 from keras_visor.reduction.selection import ordinals
 from keras_visor.reduction.selection import ranks
+from keras_visor.reduction.selection import unit_vectors
 from keras_visor.reduction.vision_sources import image_ids_of
 
 # Of 64 tokens the paper keeps 54 dominant ones, of 128 it keeps 108.
@@ -106,10 +107,3 @@ def _merge(tokens, others, contextual, image_ids, num_contextual):
     counts = ops.sum(members, axis=-1, keepdims=True)
     means = ops.cast(sums / ops.maximum(counts, 1.0), tokens.dtype)
     return ops.take_along_axis(means, own[:, :, None], axis=1)
-
-
-def unit_vectors(tokens):
-    """Tokens of length one, float32, of which no gradient is wanted."""
-    tokens = ops.stop_gradient(ops.cast(tokens, "float32"))
-    norm = ops.sqrt(ops.sum(ops.square(tokens), axis=-1, keepdims=True))
-    return tokens / ops.maximum(norm, 1e-6)
