@@ -31,6 +31,20 @@ if keras.config.backend() != "jax":
     ]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Give back what JAX has compiled for a file of tests.
+
+    A process may have some 65,000 memory maps, each program takes several,
+    and where they run out, compiling the next one ends the process.
+    """
+    yield
+    if keras.config.backend() == "jax":
+        import jax
+
+        jax.clear_caches()
+
+
 # === One VISOR and its plain twin, in the file, in torch and in Keras ===
 
 

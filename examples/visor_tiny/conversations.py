@@ -2,10 +2,13 @@
 
 import keras
 import numpy as np
+from answer_patches import answer_patches
 from supervision import ROLES
 from supervision import label_tokens
+from supervision import visual_tokens
 
 from keras_visor.datasets import RenderedPictures
+from keras_visor.datasets import question_families
 
 # Questions that share a picture's visual tokens: turns of one conversation.
 TURNS = 6
@@ -67,10 +70,10 @@ class Conversations(keras.utils.PyDataset):
             self.pictures.example(step * self.batch_size + sample)
             for sample in range(self.batch_size)
         ]
-        prompts, responses = zip(
-            *(converse(example, generator) for example in examples),
-            strict=True,
-        )
+        turns = [
+            draw_questions(example, generator, TURNS) for example in examples
+        ]
+        prompts, responses = zip(*map(converse, turns), strict=True)
         budget = self.draw_budget(generator, step)
         x, y, _ = self.preprocessor(
             {
@@ -81,7 +84,7 @@ class Conversations(keras.utils.PyDataset):
             },
             sequence_length=TURNS * 30,
         )
-        weight = weigh_answers(self.preprocessor.tokenizer, x, y)
+        answering = find_answers(self.preprocessor.tokenizer, x, y)
         longest = x["padding_mask"].sum(axis=1).max()
         for name in ("token_ids", "padding_mask", "text_positions"):
             x[name] = x[name][:, :longest]
@@ -93,7 +96,16 @@ class Conversations(keras.utils.PyDataset):
         if not self.budgets[budget]:
             # Without self-attention no token learns where it stands.
             shares[..., 2:] = 0.0
-        y, weight = {"answer": y[:, :longest]}, {"answer": weight[:, :longest]}
+        answering = answering[:, :longest]
+        x["looked_at"] = find_looks(
+            answering, examples, turns, tokens, bool(self.budgets[budget])
+        )
+        looks = x["looked_at"].any(axis=-1, keepdims=True)
+        y = {"answer": y[:, :longest], "looks": np.ones_like(looks, "float32")}
+        weight = {
+            "answer": (answering >= 0).astype("float32"),
+            "looks": looks[..., 0].astype("float32"),
+        }
         for role, name in enumerate(ROLES):
             y[name], weight[name] = labels[..., role], shares[..., role]
         return x, *(
@@ -102,11 +114,11 @@ class Conversations(keras.utils.PyDataset):
         )
 
 
-def converse(example, generator):
+def converse(turns):
     """Questions of a picture as a conversation: prompt and last answer."""
-    *turns, last = draw_questions(example, generator, TURNS)
+    *before, last = turns
     prompt = "<|im_start|>user <image>\n"
-    for question, answer, _ in turns:
+    for question, answer, _ in before:
         prompt += (
             f"{question}<|im_end|><|im_start|>assistant\n"
             f"{answer}<|im_end|><|im_start|>user \n"
@@ -128,17 +140,44 @@ def draw_questions(example, generator, count):
     return [asked[index] for index in chosen]
 
 
-def weigh_answers(tokenizer, x, y):
-    """1.0 where the next token belongs to an answer, of whichever turn."""
+def find_answers(tokenizer, x, y):
+    """The turn whose answer the next token belongs to, -1 if to none."""
     header = tokenizer("<|im_start|>assistant\n")
-    weight = np.zeros(y.shape, "float32")
+    answering = np.full(y.shape, -1)
     for row, ids in enumerate(x["token_ids"]):
         length = x["padding_mask"][row].sum()
-        answering = False
+        turn, answers = -1, False
         for at in range(len(header) - 1, length):
             if ids[at - len(header) + 1 : at + 1].tolist() == header:
-                answering = True
-            weight[row, at] = answering
+                turn, answers = turn + 1, True
+            if answers:
+                answering[row, at] = turn
             if y[row, at] == tokenizer.end_token_id:
-                answering = False
-    return weight
+                answers = False
+    return answering
+
+
+def find_looks(answering, examples, turns, num_tokens, refined):
+    """The visual tokens at which a text token should look.
+
+    Args:
+        answering: int array (batch, length), what `find_answers` gives.
+        examples: list of what `RenderedPictures` gives.
+        turns: list of what `draw_questions` gives.
+        num_tokens: int. Visual tokens.
+        refined: bool. Without self-attention no token learns where it stands,
+            and only what coarse questions ask for can be found.
+
+    Returns:
+        A bool array (batch, length, num_tokens).
+    """
+    coarse = question_families()["coarse"]
+    looked_at = np.zeros((*answering.shape, num_tokens), "bool")
+    for row, example in enumerate(examples):
+        for turn, (question, answer, family) in enumerate(turns[row]):
+            if refined or family in coarse:
+                patches = answer_patches(question, answer, example["words"])
+                looked_at[row][
+                    np.ix_(answering[row] == turn, visual_tokens(patches))
+                ] = True
+    return looked_at

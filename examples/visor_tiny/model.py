@@ -32,6 +32,8 @@ NUM_LAYERS = 9
 CROSS_ATTENTION_LAYERS = (0, 3, 7)
 # The last one before a cross-attention, which reads what it has related.
 SELF_ATTENTION_LAYERS = (2, 4, 6)
+# The last layer at which the text reads the image, of every layout.
+LOOKING_LAYER = 7
 
 
 def all_budgets():

@@ -2,6 +2,7 @@
 
 import keras
 from keras import ops
+from model import LOOKING_LAYER
 from model import PATCHES_PER_SIDE
 from pages import LETTERS
 from pages import PATCHES
@@ -37,9 +38,9 @@ class Reader(keras.Model):
 
 
 class Supervised(keras.Model):
-    """Answers, and labels the visual tokens as its budget leaves them."""
+    """Answers, and says what its visual tokens show and where it looks."""
 
-    targets = ("answer", *ROLES)
+    targets = ("answer", "looks", *ROLES)
 
     def __init__(self, lm, labels):
         super().__init__()
@@ -48,8 +49,16 @@ class Supervised(keras.Model):
 
     def call(self, x):
         backbone = self.backbone
+        switches = backbone.switches(x["budget"])
         streams = backbone.run_layers(
-            backbone.embed(x), backbone.switches(x["budget"])
+            backbone.embed(x), switches, range(LOOKING_LAYER)
+        )
+        attention = backbone.vision_attention(LOOKING_LAYER, streams)
+        looks = ops.sum(
+            ops.where(x["looked_at"], attention, 0.0), axis=-1, keepdims=True
+        )
+        streams = backbone.run_layers(
+            streams, switches, range(LOOKING_LAYER, backbone.num_layers)
         )
         answers = backbone.token_embedding(
             backbone.final_norm(streams.text), reverse=True
@@ -57,16 +66,21 @@ class Supervised(keras.Model):
         labelled = ops.take_along_axis(
             streams.vision, x["labelled"][:, :, None], axis=1
         )
-        return {"answer": answers, **self.labels(labelled)}
+        return {"answer": answers, "looks": looks, **self.labels(labelled)}
 
 
 def compile_supervised(model, optimizer):
-    loss = keras.losses.SparseCategoricalCrossentropy(
-        from_logits=True, reduction="mean_with_sample_weight"
+    mean = {"reduction": "mean_with_sample_weight"}
+    loss = dict.fromkeys(
+        model.targets,
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True, **mean),
     )
+    if "looks" in loss:
+        # The attention that the right patches get, to be 1.
+        loss["looks"] = keras.losses.BinaryCrossentropy(**mean)
     model.compile(
         optimizer,
-        loss=dict.fromkeys(model.targets, loss),
+        loss=loss,
         loss_weights={
             name: 1.0 if name == "answer" else 0.5 for name in model.targets
         },

@@ -70,12 +70,28 @@ def label_tokens(examples):
     labels = np.zeros((len(found), most, len(ROLES)), "int32")
     weights = np.zeros(labels.shape, "float32")
     for row, (patches, words, shares) in enumerate(found):
-        # The picture in small comes first, and each row ends in a newline.
-        tokens = _FIRST + patches + patches // _ROWS
-        places[row, : len(patches)] = tokens
+        places[row, : len(patches)] = visual_tokens(patches)
         labels[row, : len(patches)] = words
         weights[row, : len(patches)] = shares
     return places, labels, weights
+
+
+def visual_tokens(patches):
+    """Visual tokens that are patches of the whole picture, row by row."""
+    # The picture in small comes first, and each row ends in a newline.
+    return _FIRST + patches + patches // _ROWS
+
+
+def label_patches(box):
+    """Patches of the whole picture, row by row, that a box is said to fill."""
+    left, top, right, bottom = box
+    grid = np.arange(_ROWS)
+    centres = (grid + 0.5) / _ROWS
+    across = (left - _MARGIN < centres) & (centres < right + _MARGIN)
+    down = (top < centres) & (centres < bottom)
+    if not down.any():
+        down = abs(centres - (top + bottom) / 2) <= 0.5 / _ROWS
+    return np.add.outer(grid[down] * _ROWS, grid[across]).ravel()
 
 
 def label_words(words):
@@ -89,18 +105,11 @@ def label_words(words):
         row; int32 (labelled, roles), indices into `WORDS`; and float32
         weights of that shape, 0 where a patch has no such label.
     """
-    grid = np.arange(_ROWS)
-    centres = (grid + 0.5) / _ROWS
-    patches = {}
-    for text, (left, top, right, bottom), beside, above in words:
-        across = (left - _MARGIN < centres) & (centres < right + _MARGIN)
-        down = (top < centres) & (centres < bottom)
-        if not down.any():
-            down = abs(centres - (top + bottom) / 2) <= 0.5 / _ROWS
-        for row in grid[down]:
-            for column in grid[across]:
-                roles = (*_parts(text), beside, above)
-                patches[row * _ROWS + column] = roles
+    patches = {
+        patch: (*_parts(text), beside, above)
+        for text, box, beside, above in words
+        for patch in label_patches(box).tolist()
+    }
     known = [[word in _INDEX for word in roles] for roles in patches.values()]
     labels = [
         [_INDEX.get(word, 0) for word in roles] for roles in patches.values()

@@ -470,7 +470,7 @@ class VisorBackbone(VisorPresetMixin, keras_hub.models.Backbone):
         rotations = {} if cache is None else self._make_rotations(streams)
         for index in range(self.num_layers) if layers is None else layers:
             if index in rates:
-                attention = self._vision_attention(
+                attention = self.vision_attention(
                     index, streams, _reader(streams)
                 )[:, 0]
             if reducer is not None and cache is not None:
@@ -520,7 +520,7 @@ class VisorBackbone(VisorPresetMixin, keras_hub.models.Backbone):
         """The cross-attention in front of decoder layer `index`."""
         return self.cross_attentions[self._layout[0].index(index)]
 
-    def _vision_attention(self, index, streams, reader=None):
+    def vision_attention(self, index, streams, reader=None):
         """How much text tokens, or the reader, look at the visual tokens.
 
         Args:
@@ -640,7 +640,7 @@ class VisorBackbone(VisorPresetMixin, keras_hub.models.Backbone):
                 -1,
             )
             if index in self._layout[0] or switches.get(index, False):
-                vision_attention[index] = self._vision_attention(index, streams)
+                vision_attention[index] = self.vision_attention(index, streams)
             streams = self.run_layers(
                 streams, switches, [index], keep_vision=True, reducer=reducer
             )
