@@ -20,9 +20,9 @@ demo: .venv/demo
 	KERAS_BACKEND=jax $(BIN)/keras-visor ask examples/pictures/scene.png \
 		"how many shapes are there?" --picture outputs/answer.png
 
-# Two backends at a time: a test keeps a little more than one core busy.
+# At a time: the longest takes as long as the two others after each other.
 test: .venv/dev
-	$(MAKE) --jobs=2 --output-sync=line $(BACKENDS:%=test-%)
+	$(MAKE) --jobs=3 --output-sync=line $(BACKENDS:%=test-%)
 
 test-%: .venv/dev
 	KERAS_BACKEND=$* $(BIN)/python -m pytest

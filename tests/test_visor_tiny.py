@@ -94,6 +94,72 @@ def test_claims(monkeypatch, tmp_path):
     assert all(family in report for family in question_families()["fine"])
 
 
+def test_controls(monkeypatch, tmp_path, capsys):
+    """Trained, measured and compared, at a tiny scale."""
+    import comparisons
+    import controls
+    import reduced_controls
+    import scoreboard
+    from schedule import Schedule
+
+    short = Schedule(vision_steps=1, steps=1, steps_per_block=1, batch_size=2)
+    monkeypatch.setattr(controls, "SCHEDULE", short)
+    monkeypatch.setattr(controls, "ROUTING_SAMPLES", 60)
+    monkeypatch.setattr(reduced_controls, "SCHEDULE", short)
+    monkeypatch.setattr(scoreboard, "SAMPLES", 30)
+    monkeypatch.setattr(
+        reduced_controls,
+        "REDUCERS",
+        {
+            name: reduced_controls.REDUCERS[name]
+            for name in ("vision_zip", "fast_v")
+        },
+    )
+    for module in (controls, reduced_controls, comparisons):
+        monkeypatch.setattr(module, "FOLDER", tmp_path)
+    run = tmp_path / "run"
+    monkeypatch.setattr(
+        sys, "argv", f"controls.py universal dense --run {run}".split()
+    )
+    controls.main()
+    found = comparisons.read_record("controls")
+    assert 0 < found["universal"]["auto"]["flops_vs_dense"] < 0.5
+    # What "auto" costs is up to a policy that has learned nothing.
+    found["universal"]["auto"]["flops_vs_dense"] = auto = 0.3
+    (tmp_path / "controls.json").write_text(json.dumps(found))
+    for name in ("dense", "universal"):
+        monkeypatch.setattr(
+            sys, "argv", f"reduced_controls.py {name} --run {run}".split()
+        )
+        reduced_controls.main()
+
+    reduced = comparisons.read_record("reduced_controls")
+    budgets = list(found["universal"]["budgets"])
+    assert budgets[:2] == ["[]", "[2]"] and len(budgets) == 8
+    (dense,) = found["dense"]["budgets"].values()
+    assert dense["flops_vs_dense"] == pytest.approx(1)
+    pooled = [
+        f"{name} pooling_{n}x"
+        for name in ("dense", "universal")
+        for n in (2, 4)
+    ]
+    assert set(reduced) == {
+        *pooled,
+        *("dense vision_zip_auto", "dense vision_zip_half"),
+        *("dense fast_v_auto", "dense fast_v_half"),
+    }
+    for name, record in reduced.items():
+        (*_, scores) = record["budgets"].values()
+        for amount, share in (("auto", auto), ("half", auto / 2)):
+            if name.endswith(amount):
+                assert 0.8 * share < scores["flops_vs_dense"] < 1.1 * share
+    claims = comparisons.control_claims(found, reduced)
+    assert claims["dense_fine"] == dense["fine"]
+    assert set(claims) >= {"reduction_best_fine", "tr2_fine"}
+    comparisons.draw_pareto(found, reduced, tmp_path / "pareto.png")
+    assert (tmp_path / "pareto.png").stat().st_size > 1000
+
+
 def test_labels_stand_on_their_words():
     from supervision import WORDS
     from supervision import label_words
@@ -142,6 +208,38 @@ def test_tokens_of_labels_show_their_words():
         assert sources[token] == tile * 49 + row % 7 * 7 + column % 7
 
 
+def test_answers_stand_where_they_are_drawn():
+    """Of the numbers of a table, the one asked for, by row and column."""
+    from answer_patches import answer_patches
+
+    pictures = RenderedPictures("test", 200)
+    cells = 0
+    for example in map(pictures.example, range(200)):
+        for question, answer, family in zip(
+            *(example[name] for name in ("questions", "answers", "families")),
+            strict=True,
+        ):
+            patches = answer_patches(question, answer, example["words"])
+            if answer in ("yes", "no") or family == "shape_count":
+                assert not len(patches)
+            if family not in ("cell", "digit"):
+                continue
+            cells += 1
+            names = set(question.rstrip("?").replace(",", "").split())
+            (box,) = (
+                word.box
+                for word in example["words"]
+                if word.text == answer and {word.beside, word.above} <= names
+            )
+            left, top, right, bottom = 14 * np.array(box)
+            rows, columns = np.divmod(patches, 14)
+            assert len(patches)
+            assert (top - 1 < rows).all() and (rows < bottom + 0.5).all()
+            assert (left - 1.3 < columns).all()
+            assert (columns < right + 0.3).all()
+    assert cells > 50
+
+
 def test_only_answers_are_learned():
     from conversations import Conversations
     from model import make_model
@@ -154,13 +252,16 @@ def test_only_answers_are_learned():
         first=3,
         steps=1,
         batch_size=2,
-        targets=("answer",),
+        targets=("answer", "looks"),
         budgets=lm.backbone.budgets,
         draw_budget=lambda generator, step: 7,
         seed=0,
     )
     x, y, weight = batches[0]
     assert set(x["budget"]) == {7}
+    assert (x["looked_at"].any(axis=-1) == (weight["looks"] > 0)).all()
+    assert 0 < weight["looks"].sum() < weight["answer"].sum()
+    assert (weight["looks"] <= weight["answer"]).all()
     for ids, answer, counts in zip(
         x["token_ids"], y["answer"], weight["answer"], strict=True
     ):

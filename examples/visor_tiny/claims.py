@@ -16,17 +16,20 @@ import time
 
 import matplotlib.pyplot as plt
 import numpy as np
+from comparisons import control_claims
+from comparisons import control_rows
+from comparisons import draw_pareto
+from comparisons import read_record
+from even_samples import GROUPS
 from even_samples import MAX_LENGTH
 from even_samples import draw_samples
 from even_samples import share_out
-from keras import ops
 
 import keras_visor
 from keras_visor import training
 from keras_visor.analysis import count_flops
 from keras_visor.datasets import question_families
 
-GROUPS = ("coarse", "fine", "compare")
 HERE = pathlib.Path(__file__).parent
 
 
@@ -89,10 +92,7 @@ class Measured:
 
 
 def choose(lm, samples):
-    logits = training.routing_logits(lm, samples)
-    return ops.convert_to_numpy(
-        lm.backbone.policy.choose(ops.convert_to_tensor(logits))
-    )
+    return training.choose_budgets(lm, training.routing_logits(lm, samples))
 
 
 def hide_pictures(samples):
@@ -180,43 +180,6 @@ def draw_tradeoff(lm, measured, path):
     figure.savefig(path, dpi=120)
 
 
-def read_json(path):
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
-def control_claims(controls):
-    """What the controls say, each against the universal model of its length."""
-    claims = {}
-    if "dense" in controls:
-        (dense,) = controls["dense"]["exact_match"].values()
-        claims |= {f"dense_{group}": dense[group] for group in GROUPS[:2]}
-    if "universal" in controls:
-        ours = controls["universal"]["exact_match"]
-        gaps = [
-            theirs[group] - ours.get(budget, ours[max(ours, key=len)])[group]
-            for name, control in controls.items()
-            if name not in ("universal", "more_cross_attention")
-            for budget, theirs in control["exact_match"].items()
-            for group in GROUPS
-        ]
-        if gaps:
-            claims["universal_worst_gap"] = max(gaps)
-    return claims
-
-
-def control_rows(controls):
-    return [
-        [
-            name,
-            budget,
-            *(f"{shares[group]:.1%}" for group in GROUPS),
-            f"{control['minutes']:.0f}",
-        ]
-        for name, control in controls.items()
-        for budget, shares in control["exact_match"].items()
-    ]
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0)
@@ -247,14 +210,14 @@ def main():
         return float(scores[measured.groups == group].mean())
 
     auto = measured.auto(measured.scores)
-    controls = read_json(HERE / "controls.json")
+    controls = read_record("controls"), read_record("reduced_controls")
     claims = {
         **{f"full_{g}": share(measured.scores[:, -1], g) for g in GROUPS},
         **{f"minimal_{g}": share(measured.scores[:, 0], g) for g in GROUPS[:2]},
         **{f"auto_{g}": share(auto, g) for g in GROUPS[:2]},
         "auto_flops_vs_dense": 1 / measured.auto_saving(GROUPS[:2]),
         "auto_coarse_flops_vs_dense": 1 / measured.auto_saving(GROUPS[:1]),
-        **control_claims(controls),
+        **control_claims(*controls),
         "seconds_to_answer": seconds_to_answer(),
     }
     draw_tradeoff(lm, measured, out / "tradeoff.png")
@@ -290,12 +253,14 @@ def main():
             for what, other in unseen.items()
         ),
     ]
-    if controls:
+    if any(controls):
+        draw_pareto(*controls, out / "pareto.png")
         report += [
             "## Controls, on a shared shorter schedule",
+            "![Accuracy against FLOPs of all of them](pareto.png)",
             table(
-                ["trained", "budget", *GROUPS, "minutes"],
-                control_rows(controls),
+                ["trained", "budget", "FLOPs", *GROUPS, "minutes"],
+                control_rows(*controls),
             ),
         ]
     (out / "claims.md").write_text("\n\n".join(report) + "\n")

@@ -2,8 +2,8 @@
 
 The universal model again, a model for each single budget, one with more
 cross-attention and no self-attention, and the dense model: same pictures,
-same losses, same steps. Their weights are not kept; what they reach on 3,000
-validation questions goes to `controls.json`, with their seeds.
+same losses, same steps. Their weights are not kept; what they reach on the
+test questions of `make claims` goes to `controls.json`, with their seeds.
 
     KERAS_BACKEND=torch python examples/visor_tiny/controls.py universal dense
 
@@ -16,26 +16,25 @@ import json
 import pathlib
 
 import keras
-import numpy as np
-from even_samples import MAX_LENGTH
-from even_samples import draw_samples
-from even_samples import share_out
 from model import CROSS_ATTENTION_LAYERS
+from model import LOOKING_LAYER
 from model import NUM_LAYERS
 from model import SELF_ATTENTION_LAYERS
 from model import make_model
 from model import universal_layout
+from route import route
 from schedule import Schedule
 from schedule import train
 from schedule import universal
+from scoreboard import measure
+from scoreboard import measure_auto
 from supervision import WORDS
 
-from keras_visor.training import score_budgets
-
-RECORD = pathlib.Path(__file__).parent / "controls.json"
-SCHEDULE = Schedule(steps=1500, vision_steps=1000)
+FOLDER = pathlib.Path(__file__).parent
+RUNS = pathlib.Path("runs/controls")
+SCHEDULE = Schedule(steps=800, vision_steps=1000, batch_size=32)
 FULL = 0.4
-SAMPLES = share_out(3000)
+ROUTING_SAMPLES = 2000
 
 
 def single(self_attention_layers, cross_attention_layers):
@@ -51,58 +50,60 @@ LAYOUTS = {
     "minimal": single((), CROSS_ATTENTION_LAYERS),
     "two_layers": single(SELF_ATTENTION_LAYERS[1:], CROSS_ATTENTION_LAYERS),
     "full": single(SELF_ATTENTION_LAYERS, CROSS_ATTENTION_LAYERS),
-    "more_cross_attention": single((), (0, 1, 3, 5, 7)),
+    "more_cross_attention": single((), (0, 1, 3, 5, LOOKING_LAYER)),
     "dense": single(range(NUM_LAYERS), ()),
 }
 
 
-def run_control(name, folder):
-    """Train a control and measure it, at each of its budgets."""
-    keras.utils.set_random_seed(SCHEDULE.seed)
+def train_control(name, run, schedule, start=None, reducer=None):
+    """A trained model in float32, and the minutes that it took."""
+    keras.utils.set_random_seed(schedule.seed)
     layout = LAYOUTS[name]
     lm = make_model(WORDS, layout, "mixed_bfloat16")
-    count = len(layout["budgets"])
-    minutes = train(
-        lm, SCHEDULE, universal(count, FULL * SCHEDULE.steps), folder / name
-    )
+    lm.reducer = reducer
+    # What can answer already goes on at all budgets.
+    full_steps = 0 if start else FULL * schedule.steps
+    draw_budget = universal(len(layout["budgets"]), full_steps)
+    minutes = train(lm, schedule, draw_budget, run, start)
     trained, lm = lm, make_model(WORDS, layout)
     lm.set_weights(trained.get_weights())
-    samples = draw_samples("validation", SAMPLES, SCHEDULE.seed)
-    scores = score_budgets(
-        lm,
-        samples,
-        folder / name / "scores",
-        max_length=MAX_LENGTH,
-        batch_size=32,
-    )
-    groups = np.array(samples["groups"])
-    return {
+    lm.reducer = reducer
+    return lm, minutes
+
+
+def run_control(name, folder):
+    """Train a control and measure it."""
+    lm, minutes = train_control(name, folder / name, SCHEDULE)
+    record = {
         "schedule": dataclasses.asdict(SCHEDULE) | {"full": FULL},
         "minutes": round(minutes, 1),
-        "exact_match": {
-            str(budget): {
-                group: scores.scores[groups == group, index].mean()
-                for group in SAMPLES
-            }
-            for index, budget in enumerate(scores.budgets)
-        },
+        "budgets": measure(lm, folder / name / "scores"),
     }
+    if name == "universal":
+        seed = SCHEDULE.seed
+        lm, _ = route(lm, ROUTING_SAMPLES, folder / name / "routing", seed)
+        record["auto"] = measure_auto(lm, folder / name / "auto_scores")
+    return record
+
+
+def write_record(path, name, record):
+    """Add a control's record to those in a file."""
+    known = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(known | {name: record}, indent=2) + "\n")
+    print(name, json.dumps(record, indent=2))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", default=LAYOUTS)
-    parser.add_argument("--run", type=pathlib.Path, default="runs/controls")
+    parser.add_argument("--run", type=pathlib.Path, default=RUNS)
     arguments = parser.parse_args()
     unknown = set(arguments.names) - set(LAYOUTS)
     if unknown:
         parser.error(f"NAME must be of {list(LAYOUTS)}: {sorted(unknown)}")
     for name in arguments.names:
         record = run_control(name, arguments.run)
-        known = json.loads(RECORD.read_text()) if RECORD.exists() else {}
-        text = json.dumps(known | {name: record}, indent=2)
-        RECORD.write_text(text + "\n")
-        print(name, json.dumps(record, indent=2))
+        write_record(FOLDER / "controls.json", name, record)
 
 
 if __name__ == "__main__":

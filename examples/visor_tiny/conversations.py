@@ -34,6 +34,7 @@ class Conversations(keras.utils.PyDataset):
         draw_budget: function from a NumPy generator and the number of the
             batch to the budget's index.
         seed: int.
+        turns: int. Questions about a picture. Defaults to `TURNS`.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Conversations(keras.utils.PyDataset):
         budgets,
         draw_budget,
         seed,
+        turns=TURNS,
     ):
         super().__init__(workers=1)
         self.preprocessor = preprocessor
@@ -56,6 +58,7 @@ class Conversations(keras.utils.PyDataset):
         self.budgets = budgets
         self.draw_budget = draw_budget
         self.seed = seed
+        self.turns = turns
         self.pictures = RenderedPictures(
             "train", 10**9, seed=seed, rounds=ROUNDS
         )
@@ -71,7 +74,8 @@ class Conversations(keras.utils.PyDataset):
             for sample in range(self.batch_size)
         ]
         turns = [
-            draw_questions(example, generator, TURNS) for example in examples
+            draw_questions(example, generator, self.turns)
+            for example in examples
         ]
         prompts, responses = zip(*map(converse, turns), strict=True)
         budget = self.draw_budget(generator, step)

@@ -5,6 +5,7 @@ import collections
 from keras_visor.datasets import RenderedPictures
 from keras_visor.datasets import question_families
 
+GROUPS = tuple(question_families())
 # Text tokens of a question and its answer, with room to spare.
 MAX_LENGTH = 64
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from conversations import TURNS
 from conversations import Conversations
 from optimizer import make_optimizer
 from pages import Pages
@@ -65,7 +66,8 @@ def train(
     """Train `lm`, on from the last checkpoint in the folder `run`.
 
     Args:
-        lm: `VisorCausalLM`.
+        lm: `VisorCausalLM`. With a reducer, it is trained on what that
+            leaves.
         schedule: `Schedule`.
         draw_budget: function from a NumPy generator and the step to the index
             of the budget.
@@ -82,6 +84,10 @@ def train(
         dtype=lm.backbone.dtype_policy,
     )
     model = Supervised(lm, labels)
+    # Within the decoder, visual tokens are chosen for one question.
+    chooses = bool(
+        lm.reducer and lm.reducer.rates_after(lm.backbone.num_layers)
+    )
 
     def batches(first, steps, targets):
         return Conversations(
@@ -93,6 +99,7 @@ def train(
             lm.backbone.budgets,
             draw_budget,
             schedule.seed,
+            turns=1 if chooses else TURNS,
         )
 
     example, _, _ = batches(0, 1, ())[0]

@@ -45,28 +45,69 @@ class Supervised(keras.Model):
     def __init__(self, lm, labels):
         super().__init__()
         self.backbone = lm.backbone
+        self.reducer = lm.reducer
         self.labels = labels
 
     def call(self, x):
         backbone = self.backbone
         switches = backbone.switches(x["budget"])
+        streams = backbone.embed(x, self.reducer)
+        if "prompt_lengths" in x:
+            streams = streams._replace(reader=x["prompt_lengths"] - 1)
         streams = backbone.run_layers(
-            backbone.embed(x), switches, range(LOOKING_LAYER)
+            streams, switches, range(LOOKING_LAYER), reducer=self.reducer
         )
         attention = backbone.vision_attention(LOOKING_LAYER, streams)
-        looks = ops.sum(
-            ops.where(x["looked_at"], attention, 0.0), axis=-1, keepdims=True
-        )
         streams = backbone.run_layers(
             streams, switches, range(LOOKING_LAYER, backbone.num_layers)
         )
         answers = backbone.token_embedding(
             backbone.final_norm(streams.text), reverse=True
         )
-        labelled = ops.take_along_axis(
-            streams.vision, x["labelled"][:, :, None], axis=1
+        slots, is_left, looked_at = find_slots(x, streams, self.reducer)
+        scores = self.labels(
+            ops.take_along_axis(streams.vision, slots[:, :, None], axis=1)
         )
-        return {"answer": answers, "looks": looks, **self.labels(labelled)}
+        looks = ops.sum(ops.where(looked_at, attention, 0.0), axis=-1)
+        # What has been left out costs the same whatever is done.
+        looks = ops.where(ops.any(looked_at, axis=-1), looks, 1.0)
+        return {
+            "answer": answers,
+            "looks": looks[:, :, None],
+            **{
+                role: ops.where(is_left[:, :, None], score, 0.0)
+                for role, score in scores.items()
+            },
+        }
+
+
+def find_slots(x, streams, reducer):
+    """Where the visual tokens are that labels speak of.
+
+    Returns:
+        `(slots, is_left, looked_at)`: int and bool tensors (batch, labelled),
+        where a labelled token stands among the visual ones and whether it is
+        there; and a bool tensor (batch, text_length, vision_length), where
+        each text token should look.
+    """
+    if reducer is None:
+        slots = x["labelled"]
+        return slots, ops.ones_like(slots, dtype="bool"), x["looked_at"]
+    before, after = x["vision_positions"], streams.vision_positions
+    stands = ops.logical_and(
+        before[:, :, None] == after[:, None], streams.vision_mask[:, None]
+    )
+    looked_at = ops.matmul(
+        ops.cast(x["looked_at"], "float32"), ops.cast(stands, "float32")
+    )
+    labelled = ops.take_along_axis(
+        ops.cast(stands, "int32"), x["labelled"][:, :, None], axis=1
+    )
+    return (
+        ops.argmax(labelled, axis=-1),
+        ops.any(labelled > 0, axis=-1),
+        looked_at > 0,
+    )
 
 
 def compile_supervised(model, optimizer):

@@ -5,8 +5,10 @@ documents and charts, in hours on one core:
 
     KERAS_BACKEND=torch python examples/visor_tiny/train.py
 
-1. The encoder learns to name what stands where (`VisionOnly`).
-2. The full budget learns to answer, then every budget does, one a batch.
+1. The encoder learns to name what stands where (`Reader`).
+2. The full budget learns to answer, then every budget does, one a batch;
+   what each visual token shows, and at which of them an answer has to look,
+   is taught beside.
 3. A sub-network search on validation data keeps the viable budgets.
 4. Every budget answers training questions; on these pseudo-labels the policy
    is trained, both ways, and the better one on validation data is kept.

@@ -17,6 +17,7 @@ from keras_visor.training.rebuild import with_policy
 from keras_visor.training.resumable_fit import fit
 from keras_visor.training.routing import Routing
 from keras_visor.training.routing import calibrate_tolerance
+from keras_visor.training.routing import choose_budgets
 from keras_visor.training.routing import evaluate_routing
 from keras_visor.training.routing import routing_logits
 from keras_visor.training.subnetworks import Subnetwork
@@ -33,6 +34,7 @@ __all__ = [
     "adamw",
     "budget_shares",
     "calibrate_tolerance",
+    "choose_budgets",
     "evaluate_routing",
     "fit",
     "freeze_base",

@@ -72,6 +72,24 @@ def routing_logits(
     return np.concatenate(logits)
 
 
+def choose_budgets(lm: VisorCausalLM, logits: np.ndarray) -> np.ndarray:
+    """The budgets that the policy chooses, by its rule and its tolerance.
+
+    Args:
+        lm: `VisorCausalLM` with a policy.
+        logits: float array (samples, budgets), see `routing_logits`.
+
+    Returns:
+        An int array (samples,), indices into the model's budgets.
+
+    Raises:
+        ValueError: The model has no policy.
+    """
+    _check_policy(lm)
+    choice = lm.backbone.policy.choose(ops.convert_to_tensor(logits))
+    return ops.convert_to_numpy(choice)
+
+
 def evaluate_routing(
     lm: VisorCausalLM,
     logits: np.ndarray,
@@ -112,7 +130,7 @@ def evaluate_routing(
         raise ValueError(
             f"`held_out` must be among `groups`. Received: {unknown}"
         )
-    chosen = _choose(lm, logits)
+    chosen = choose_budgets(lm, logits)
     flops = scores.flops(lm.backbone, lm.reducer)
     layers = np.array([len(budget) for budget in scores.budgets])
 
@@ -194,8 +212,3 @@ def _check_policy(lm):
             "`lm` must have a policy, see `train_policy`. Received a model "
             "with policy_hidden_dim=None."
         )
-
-
-def _choose(lm, logits):
-    choice = lm.backbone.policy.choose(ops.convert_to_tensor(logits))
-    return ops.convert_to_numpy(choice)

@@ -8,6 +8,7 @@ from keras_visor.analysis import count_flops
 from keras_visor.training import BudgetScores
 from keras_visor.training import Subnetwork
 from keras_visor.training import calibrate_tolerance
+from keras_visor.training import choose_budgets
 from keras_visor.training import evaluate_routing
 from keras_visor.training import label_table
 from keras_visor.training import routing_table
@@ -45,6 +46,10 @@ def cost(lm, row, budget):
         int(SCORES.vision_tokens[row]),
         budget,
     )
+
+
+def test_choices(lm):
+    assert choose_budgets(lm, LOGITS).tolist() == [0, 1, 0, 1]
 
 
 def test_routing_by_group(lm):
@@ -125,6 +130,8 @@ def test_bad_input(lm, load_small):
         evaluate_routing(lm, LOGITS, SCORES, GROUPS, ["DocVQA"])
     with pytest.raises(ValueError, match="`lm` must have a policy"):
         evaluate_routing(load_small(), LOGITS, SCORES)
+    with pytest.raises(ValueError, match="must have a policy"):
+        choose_budgets(load_small(), LOGITS)
     set_policy_rule(lm, "tolerance")
     with pytest.raises(ValueError, match="`max_loss`.*2"):
         calibrate_tolerance(lm, LOGITS, SCORES, max_loss=2)

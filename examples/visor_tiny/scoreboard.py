@@ -1,0 +1,65 @@
+"""How a model fares on the test questions of `make claims`."""
+
+import numpy as np
+from even_samples import MAX_LENGTH
+from even_samples import draw_samples
+from even_samples import share_out
+
+from keras_visor import training
+from keras_visor.analysis import count_flops
+
+SAMPLES = 5000
+
+
+def measure(lm, folder):
+    """Exact match by group and family, and FLOPs, at each budget.
+
+    Args:
+        lm: `VisorCausalLM`, with its reducer.
+        folder: path. Where scores are kept, to go on after an interrupt.
+
+    Returns:
+        A dict by budget of dicts: `"flops_vs_dense"` and groups and families.
+    """
+    samples, scores = _score(lm, folder)
+    flops = scores.flops(lm.backbone, lm.reducer).mean(axis=0)
+    return {
+        str(budget): {
+            "flops_vs_dense": flops[index] / _dense_flops(lm, scores),
+            **{
+                name: float(scores.scores[rows, index].mean())
+                for column in ("groups", "families")
+                for name, rows in _rows(samples[column])
+            },
+        }
+        for index, budget in enumerate(scores.budgets)
+    }
+
+
+def measure_auto(lm, folder):
+    """The same where the policy chooses, without families."""
+    samples, scores = _score(lm, folder)
+    routings = training.evaluate_routing(
+        lm, training.routing_logits(lm, samples), scores, samples["groups"]
+    )
+    return {
+        "flops_vs_dense": routings[0].flops / _dense_flops(lm, scores),
+        **{routing.group: routing.score for routing in routings[1:]},
+    }
+
+
+def _score(lm, folder):
+    samples = draw_samples("test", share_out(SAMPLES))
+    return samples, training.score_budgets(
+        lm, samples, folder, max_length=MAX_LENGTH, batch_size=32
+    )
+
+
+def _rows(names):
+    names = np.array(names)
+    return [(name, names == name) for name in np.unique(names).tolist()]
+
+
+def _dense_flops(lm, scores):
+    lengths = np.stack([scores.text_tokens, scores.vision_tokens], axis=1)
+    return np.mean([count_flops(lm.backbone, *map(int, n)) for n in lengths])
