@@ -6,6 +6,7 @@ WHAT = (
     "memory",
     "routing",
     "end_to_end",
+    "reduction",
     # Last, where one process does it all: it changes the models.
     "train_step",
 )
@@ -38,4 +39,5 @@ def cells_of(what: str, sizes) -> list[dict]:
         ],
         "train_step": [{"visual_tokens": min(sizes.visual_tokens), "batch": 1}],
         "end_to_end": [{"batch": 1}],
+        "reduction": [{"batch": 1}],
     }[what]

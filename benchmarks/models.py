@@ -60,18 +60,20 @@ class Models:
             return self.dense, 0
         return self.visor, self.budgets[budget]
 
-    def flops(self, text_length: int, vision_length: int, budget: str) -> int:
+    def flops(
+        self, text_length: int, vision_length: int, budget: str, reducer=None
+    ) -> int:
         index = None if budget == "dense" else self.budgets[budget]
         return keras_visor.analysis.count_flops(
-            self.visor.backbone, text_length, vision_length, index
+            self.visor.backbone, text_length, vision_length, index, reducer
         )
 
 
-def prefill(lm, inputs: dict, budget: int):
+def prefill(lm, inputs: dict, budget: int, reducer=None):
     """Logits of the prompts' last position, NumPy (batch, vocabulary), and
     the cache."""
     generator = lm.make_generate_function()
-    hidden_states, cache = generator.prefill(inputs, budget)
+    hidden_states, cache = generator.prefill(inputs, budget, reducer)
     logits = generator.programs.run(last_logits, hidden_states)
     return keras.ops.convert_to_numpy(logits), cache
 

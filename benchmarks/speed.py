@@ -84,8 +84,8 @@ class Checkpoints:
         self.root, self.chosen = root, chosen
 
     def directory(self, group: list[str]) -> Path:
-        """Only from picture to first token does the encoder count."""
-        with_encoder = group == ["end_to_end"]
+        """Where the encoder counts, or how it cuts a picture."""
+        with_encoder = group in (["end_to_end"], ["reduction"])
         directory = self.root / ("whole" if with_encoder else "text")
         if not directory.exists():
             directory.mkdir()

@@ -18,6 +18,7 @@ TITLES = {
     "routing": "Routing, and batches of mixed budgets",
     "train_step": "Training step of the language model, LoRA",
     "end_to_end": "From picture to first token",
+    "reduction": "Prefill with token reduction",
 }
 # What else a kind of row shows: a title, a key and how it is written.
 MORE = {
@@ -54,6 +55,11 @@ MORE = {
         ("of bare matmul", "of_matmul", "part"),
     ),
     "end_to_end": (),
+    "reduction": (
+        ("unreduced / ours", "unreduced_ratio", "ratio"),
+        ("our dense / ours", "dense_ratio", "ratio"),
+        ("of bare matmul", "of_matmul", "part"),
+    ),
 }
 SIZES = ("memory", "cache")
 BUDGETS = ("minimal", "two", "full", "dense", "universal", "mixed")

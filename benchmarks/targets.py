@@ -48,6 +48,8 @@ def targets_of(row: dict, best: bool) -> Iterator[tuple[str, bool]]:
         yield "of groups apart ≤ 1.15", row["of_apart"] <= 1.15
     elif what == "routing":
         yield "of prefill ≤ 3 %", row["of_prefill"] <= 0.03
+    elif what == "reduction" and budget == "two average_pooling:0.5":
+        yield "against unreduced ≥ 1.7", row["unreduced_ratio"] >= 1.7
     elif what == "train_step" and budget == "universal":
         yield "of dense ≤ 0.30", row["of_dense"] <= 0.30
 

@@ -75,6 +75,8 @@ def test_quick(tmp_path):
         ("routing", "mixed"),
         ("train_step", "universal"),
         ("end_to_end", "dense"),
+        ("reduction", "two average_pooling:0.5"),
+        ("reduction", "dense pyramid_drop:0.5"),
         ("roofline", "matmul"),
     } <= found
     keys = [tuple(row[key] for key in list(KEYS)[:5]) for row in rows]
