@@ -79,6 +79,10 @@ def run_control(name, folder):
         "minutes": round(minutes, 1),
         "budgets": measure(lm, folder / name / "scores"),
     }
+    if name in ("minimal", "full"):
+        # How they compare says which families are fine, not the test data.
+        scores = folder / name / "validation_scores"
+        record["validation"] = measure(lm, scores, "validation")
     if name == "universal":
         seed = SCHEDULE.seed
         lm, _ = route(lm, ROUTING_SAMPLES, folder / name / "routing", seed)

@@ -2,6 +2,8 @@
 
 import collections
 
+import numpy as np
+
 from keras_visor.datasets import RenderedPictures
 from keras_visor.datasets import question_families
 
@@ -62,3 +64,9 @@ def draw_samples(split, counts, seed=0, unseen=None):
             columns["images"].append(example["image"])
             columns["families"].append(family)
             columns["groups"].append(group_of[family])
+
+
+def rows_of(names):
+    """Pairs of each name of a column and its rows, a bool array."""
+    names = np.array(names)
+    return [(name, names == name) for name in np.unique(names).tolist()]

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 from even_samples import MAX_LENGTH
 from even_samples import draw_samples
+from even_samples import rows_of
 from even_samples import share_out
 
 from keras_visor.training import calibrate_tolerance
@@ -83,6 +84,16 @@ def route(lm, num_samples, run, seed):
         "labels": label_frequencies(
             pseudo_labels(scores), len(lm.backbone.budgets), families
         ),
+        "families": {
+            family: dict(
+                zip(
+                    map(str, validation_scores.budgets),
+                    validation_scores.scores[rows].mean(axis=0).tolist(),
+                    strict=True,
+                )
+            )
+            for family, rows in rows_of(validation["families"])
+        },
         "policies": {},
     }
     best = None

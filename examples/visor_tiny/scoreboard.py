@@ -1,8 +1,9 @@
-"""How a model fares on the test questions of `make claims`."""
+"""How a model fares, on the test questions of `make claims` or others."""
 
 import numpy as np
 from even_samples import MAX_LENGTH
 from even_samples import draw_samples
+from even_samples import rows_of
 from even_samples import share_out
 
 from keras_visor import training
@@ -11,17 +12,18 @@ from keras_visor.analysis import count_flops
 SAMPLES = 5000
 
 
-def measure(lm, folder):
+def measure(lm, folder, split="test"):
     """Exact match by group and family, and FLOPs, at each budget.
 
     Args:
         lm: `VisorCausalLM`, with its reducer.
         folder: path. Where scores are kept, to go on after an interrupt.
+        split: string. Defaults to `"test"`.
 
     Returns:
         A dict by budget of dicts: `"flops_vs_dense"` and groups and families.
     """
-    samples, scores = _score(lm, folder)
+    samples, scores = _score(lm, folder, split)
     flops = scores.flops(lm.backbone, lm.reducer).mean(axis=0)
     return {
         str(budget): {
@@ -29,7 +31,7 @@ def measure(lm, folder):
             **{
                 name: float(scores.scores[rows, index].mean())
                 for column in ("groups", "families")
-                for name, rows in _rows(samples[column])
+                for name, rows in rows_of(samples[column])
             },
         }
         for index, budget in enumerate(scores.budgets)
@@ -48,16 +50,11 @@ def measure_auto(lm, folder):
     }
 
 
-def _score(lm, folder):
-    samples = draw_samples("test", share_out(SAMPLES))
+def _score(lm, folder, split="test"):
+    samples = draw_samples(split, share_out(SAMPLES))
     return samples, training.score_budgets(
         lm, samples, folder, max_length=MAX_LENGTH, batch_size=32
     )
-
-
-def _rows(names):
-    names = np.array(names)
-    return [(name, names == name) for name in np.unique(names).tolist()]
 
 
 def _dense_flops(lm, scores):
