@@ -208,6 +208,46 @@ def test_tokens_of_labels_show_their_words():
         assert sources[token] == tile * 49 + row % 7 * 7 + column % 7
 
 
+def test_ranks():
+    """Numbers are ranked in their column, without the sum, and bars."""
+    from supervision import WORDS
+    from supervision import label_words
+
+    from keras_visor.datasets.rendered.canvas import Word
+
+    def box(place):
+        return (0.1, place / 7, 0.3, (place + 1) / 7)
+
+    words = [
+        *(
+            Word(text, box(place), beside, above)
+            for place, (text, beside, above) in enumerate(
+                [
+                    ("12", "tea", "age"),
+                    ("40", "milk", "age"),
+                    ("52", "sum", "age"),
+                    ("90", "tea", "size"),
+                    ("7", "top", "A"),
+                ]
+            )
+        ),
+        Word("red bar", (0.5, 0.2, 0.6, 0.9), None, "Mo"),
+        Word("blue bar", (0.7, 0.5, 0.8, 0.9), None, "Tu"),
+    ]
+    found = {}
+    for _, label, known in zip(*label_words(words), strict=True):
+        if known[4]:
+            word, second = WORDS[label[0]], WORDS[label[1]]
+            found[word, second] = WORDS[label[4]]
+    assert found == {
+        ("1", "2"): "2",
+        ("4", "0"): "1",
+        ("9", "0"): "1",
+        ("bar", "red"): "1",
+        ("bar", "blue"): "2",
+    }
+
+
 def test_answers_stand_where_they_are_drawn():
     """Of the numbers of a table, the one asked for, by row and column."""
     from answer_patches import answer_patches

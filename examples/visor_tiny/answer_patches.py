@@ -19,24 +19,34 @@ def answer_patches(question, answer, words):
         words: list of what `RenderedPictures` gives as `"words"`.
 
     Returns:
-        An int array of patches, row by row; empty where nothing on the
-        picture says the answer, as with "yes".
+        An int array of patches, row by row: those of the words that are the
+        answer or belong to it, and that the question names best. Empty where
+        nothing on the picture says the answer, as with "yes".
     """
     asked = set(question.lower().replace(",", "").rstrip("?").split())
-    places = {}
-    for word in words:
-        parts = word.text.split()
-        for part in parts:
-            if part in answer.replace(":", " : ").split():
+    found = []
+    for part in answer.replace(":", " : ").split():
+        # What is the answer, and what belongs to it: the largest number's row.
+        for keys_of in (_shown, _keys):
+            candidates = [
                 # A number may stand in several cells: the one asked for is
                 # beside and below words of the question.
-                keys = {word.beside, word.above, *parts}
-                named = sum(str(key).lower() in asked for key in keys)
-                places.setdefault(part, []).append((named, word))
-    found = [
-        label_patches(word.box)
-        for candidates in places.values()
-        for named, word in candidates
-        if named == max(named for named, _ in candidates)
-    ]
+                (sum(str(key).lower() in asked for key in _keys(word)), word)
+                for word in words
+                if part in keys_of(word)
+            ]
+            best = max((named for named, _ in candidates), default=0)
+            found += [
+                label_patches(word.box)
+                for named, word in candidates
+                if named == best
+            ]
     return np.unique(np.concatenate(found)) if found else np.zeros(0, "int64")
+
+
+def _shown(word):
+    return set(word.text.split())
+
+
+def _keys(word):
+    return {word.beside, word.above} | _shown(word)

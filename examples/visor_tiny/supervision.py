@@ -2,8 +2,9 @@
 
 Answers alone teach a small model in hours what a label on each visual token
 teaches it in minutes: which word stands there, which colour or second digit,
-and which words name its row and its column. The labels come from the renderer
-and are used in training only.
+which words name its row and its column, and its place among the numbers of a
+column or the bars of a chart. The labels come from the renderer and are used
+in training only.
 """
 
 import keras
@@ -23,7 +24,7 @@ from keras_visor.datasets.rendered.vocabulary import FIELDS
 from keras_visor.datasets.rendered.vocabulary import MONTHS
 from keras_visor.datasets.rendered.vocabulary import SEEN
 
-ROLES = ("word", "second", "beside", "above")
+ROLES = ("word", "second", "beside", "above", "rank")
 WORDS = tuple(
     dict.fromkeys(
         (
@@ -106,9 +107,9 @@ def label_words(words):
         weights of that shape, 0 where a patch has no such label.
     """
     patches = {
-        patch: (*_parts(text), beside, above)
-        for text, box, beside, above in words
-        for patch in label_patches(box).tolist()
+        patch: (*_parts(word.text), word.beside, word.above, rank)
+        for word, rank in zip(words, _ranks(words), strict=True)
+        for patch in label_patches(word.box).tolist()
     }
     known = [[word in _INDEX for word in roles] for roles in patches.values()]
     labels = [
@@ -129,6 +130,34 @@ def _parts(text):
         colour, thing = text.split()
         return thing, colour
     return text, None
+
+
+def _ranks(words):
+    """Place by size: "1" for the largest number of a column or longest bar."""
+    sizes = [_size(word) for word in words]
+    return [
+        size
+        and str(
+            1
+            + sum(
+                other is not None and other[0] == size[0] and other > size
+                for other in sizes
+            )
+        )
+        for size in sizes
+    ]
+
+
+def _size(word):
+    """What is ranked with what, and by what; `None` if with nothing."""
+    if word.text.endswith(" bar"):
+        _, top, _, bottom = word.box
+        return "bar", bottom - top
+    is_cell = None not in (word.beside, word.above) and word.beside != SUM
+    # The digits of a grid are not compared.
+    if is_cell and word.text.isdigit() and len(word.text) == 2:
+        return word.above, int(word.text)
+    return None
 
 
 class TokenLabels(keras.layers.Layer):
