@@ -13,6 +13,13 @@ from keras_visor.datasets import question_families
 # Questions that share a picture's visual tokens: turns of one conversation.
 TURNS = 6
 ROUNDS = 3
+# The kinds that take longest to learn are drawn most often.
+KINDS = (
+    *("table",) * 5,
+    *("letter",) * 3,
+    *("grid",) * 2,
+    *("form", "chart", "scene"),
+)
 # How often a question family is drawn; 1.0 where nothing is said.
 WEIGHTS = {
     **dict.fromkeys(("document_kind", "is_document_kind", "background"), 0.1),
@@ -60,7 +67,7 @@ class Conversations(keras.utils.PyDataset):
         self.seed = seed
         self.turns = turns
         self.pictures = RenderedPictures(
-            "train", 10**9, seed=seed, rounds=ROUNDS
+            "train", 10**9, seed=seed, rounds=ROUNDS, kinds=KINDS
         )
 
     def __len__(self):

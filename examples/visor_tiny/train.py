@@ -15,14 +15,17 @@ documents and charts, in hours on one core:
 
 `--start examples/visor_tiny/start.weights.h5` begins with weights that read
 already, from 2,500 steps of the first kind and, of the second, 2,600 of 16
-pictures and 1,300 of 32. Started again, it goes on from its last checkpoint. At the end it writes the
-preset and what it measured on validation data, `training.json`, beside it.
+pictures and 1,300 of 32. Started again, it goes on from its last checkpoint.
+At the end it writes the preset and what it measured on validation data,
+`training.json`, beside it.
 """
 
 import argparse
 import dataclasses
 import json
 import pathlib
+import shlex
+import sys
 
 import keras
 from model import make_model
@@ -71,7 +74,7 @@ def main():
     lm, record = route(lm, samples, scores, schedule.seed)
     lm.save_to_preset(str(output))
     record = {
-        "command": "python examples/visor_tiny/train.py",
+        "command": shlex.join(["python", *sys.argv]),
         "backend": keras.config.backend(),
         "start": start and str(start),
         "schedule": dataclasses.asdict(schedule) | {"full": full},

@@ -4,6 +4,7 @@ import functools
 import operator
 import random
 from collections.abc import Callable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,14 +27,17 @@ from keras_visor.datasets.rendered.vocabulary import UNSEEN
 SPLITS = ("train", "validation", "test")
 MIN_IMAGE_SIZE = 96
 
-_DOCUMENTS = (
-    scene.Scene,
-    table.Table,
-    chart.Chart,
-    letter.Letter,
-    form.Form,
-    grid.Grid,
-)
+_DOCUMENTS = {
+    kind.kind: kind
+    for kind in (
+        scene.Scene,
+        table.Table,
+        chart.Chart,
+        letter.Letter,
+        form.Form,
+        grid.Grid,
+    )
+}
 
 
 class _Family(NamedTuple):
@@ -127,6 +131,9 @@ class RenderedPictures:
             what comes out alike is asked once. Defaults to 1.
         unseen: string or `None`. `"font"` or `"words"`: pictures in fonts, or
             with words, that no other picture has. Defaults to `None`.
+        kinds: sequence of strings, of `"scene"`, `"table"`, `"chart"`,
+            `"letter"`, `"form"` and `"grid"`: what is drawn, more often what
+            is named more often. Defaults to `None`: all six, evenly.
 
     Example:
 
@@ -149,6 +156,7 @@ class RenderedPictures:
         image_size: int = 112,
         rounds: int = 1,
         unseen: str | None = None,
+        kinds: Sequence[str] | None = None,
     ) -> None:
         if split not in SPLITS:
             raise ValueError(
@@ -159,8 +167,15 @@ class RenderedPictures:
                 "`unseen` must be None, 'font' or 'words'. "
                 f"Received: unseen={unseen!r}"
             )
+        kinds = tuple(_DOCUMENTS) if kinds is None else tuple(kinds)
+        if not kinds or not set(kinds) <= set(_DOCUMENTS):
+            raise ValueError(
+                f"`kinds` must name some of {tuple(_DOCUMENTS)}. "
+                f"Received: kinds={kinds}"
+            )
         self.split = split
         self.unseen = unseen
+        self.kinds = kinds
         self.num_pictures = _at_least("num_pictures", num_pictures, 1)
         self.seed = _at_least("seed", seed, 0)
         self.image_size = _at_least("image_size", image_size, MIN_IMAGE_SIZE)
@@ -201,7 +216,9 @@ class RenderedPictures:
             UNSEEN if self.unseen == "words" else SEEN,
             functools.partial(handwritten_digits, self.split),
         )
-        shown = rng.choice(_DOCUMENTS).sample(background, rng, source)
+        shown = _DOCUMENTS[rng.choice(self.kinds)].sample(
+            background, rng, source
+        )
         font = rng.choice(UNSEEN_FONTS if self.unseen == "font" else FONTS)
         canvas = Canvas(self.image_size, background, rng, font)
         shown.draw(canvas, rng)

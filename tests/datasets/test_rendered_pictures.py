@@ -481,6 +481,18 @@ def test_unseen_words_and_fonts():
     assert not set(itertools.chain.from_iterable(SEEN)) & new
 
 
+def test_kinds_are_as_frequent_as_they_are_named():
+    pictures = RenderedPictures("train", 300, kinds=("table", "table", "form"))
+    shown = collections.Counter(
+        dict(zip(each["families"], each["answers"], strict=True))[
+            "document_kind"
+        ]
+        for each in pictures
+    )
+    assert set(shown) == {"table", "form"}
+    assert 170 < shown["table"] < 230
+
+
 def test_rounds_ask_more_of_the_same_picture():
     once = RenderedPictures("train", 60).example
     thrice = RenderedPictures("train", 60, rounds=3).example
@@ -545,6 +557,8 @@ def test_nothing_touches_the_edge(examples):
         ({"rounds": 0}, ValueError, "`rounds`.*at least 1"),
         ({"unseen": "fonts"}, ValueError, "`unseen`.*'font' or 'words'.*fonts"),
         ({"image_size": (96, 96)}, TypeError, "`image_size`"),
+        ({"kinds": ()}, ValueError, r"`kinds`.*'scene'.*Received: kinds=\(\)"),
+        ({"kinds": ["tables"]}, ValueError, "`kinds`.*'table'.*'tables'"),
     ],
 )
 def test_refuses_bad_arguments(arguments, error, message):
