@@ -32,8 +32,8 @@ from supervision import WORDS
 
 FOLDER = pathlib.Path(__file__).parent
 RUNS = pathlib.Path("runs/controls")
-SCHEDULE = Schedule(steps=800, vision_steps=1000, batch_size=32)
-FULL = 0.4
+SCHEDULE = Schedule(steps=800, vision_steps=1000)
+FULL = 0.3
 ROUTING_SAMPLES = 2000
 
 

@@ -29,7 +29,7 @@ from supervision import WORDS
 from keras_visor import reduction
 from keras_visor.analysis import count_flops
 
-SCHEDULE = Schedule(steps=150, batch_size=32)
+SCHEDULE = Schedule(steps=150)
 
 # Functions from a rate to a reducer.
 REDUCERS = {

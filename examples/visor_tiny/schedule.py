@@ -30,12 +30,12 @@ class Schedule:
         seed: int. Of the initial weights and of the pictures.
     """
 
-    vision_steps: int = 1000
-    steps: int = 5600
-    steps_per_block: int = 200
-    batch_size: int = 16
-    learning_rate: float = 3e-3
-    decay: float = 0.25
+    vision_steps: int = 2500
+    steps: int = 6000
+    steps_per_block: int = 100
+    batch_size: int = 32
+    learning_rate: float = 4e-3
+    decay: float = 0.3
     seed: int = 0
 
 

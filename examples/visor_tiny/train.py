@@ -1,7 +1,7 @@
 """Train `visor_tiny_en`, the model that comes with the package.
 
 A VISOR of 2.3 million parameters learns from scratch to read rendered
-documents and charts, in hours on one core:
+documents and charts, in hours on two cores:
 
     KERAS_BACKEND=torch python examples/visor_tiny/train.py
 
@@ -13,11 +13,10 @@ documents and charts, in hours on one core:
 4. Every budget answers training questions; on these pseudo-labels the policy
    is trained, both ways, and the better one on validation data is kept.
 
-`--start examples/visor_tiny/start.weights.h5` begins with weights that read
-already, from 2,500 steps of the first kind and, of the second, 2,600 of 16
-pictures and 1,300 of 32. Started again, it goes on from its last checkpoint.
-At the end it writes the preset and what it measured on validation data,
-`training.json`, beside it.
+`--start examples/visor_tiny/start.weights.h5` begins with weights that answer
+already (see `history.md`), instead of nothing. Started again, it goes on from
+its last checkpoint. At the end it writes the preset and, beside it, what it
+measured on validation data, `training.json`.
 """
 
 import argparse
@@ -42,7 +41,7 @@ def main():
     for field in dataclasses.fields(Schedule):
         name = "--" + field.name.replace("_", "-")
         parser.add_argument(name, type=field.type, default=field.default)
-    parser.add_argument("--full", type=float, default=0.4, help="of the steps")
+    parser.add_argument("--full", type=float, default=0.3, help="of the steps")
     parser.add_argument("--samples", type=int, default=16000, help="to route")
     parser.add_argument(
         "--start", type=pathlib.Path, help="weights to begin with"
