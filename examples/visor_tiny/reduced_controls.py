@@ -52,13 +52,12 @@ POOLING = {
 TEXT_TOKENS, VISUAL_TOKENS = 22, 259
 
 
-def at_cost(make_reducer, share):
+def at_cost(make_reducer, share, backbone):
     """The reducer that keeps most where dense costs at most `share` of it.
 
     Returns:
         The reducer, or `None` where even one token costs more.
     """
-    backbone = make_model(WORDS, universal_layout()).backbone
     count = functools.partial(count_flops, backbone, TEXT_TOKENS, VISUAL_TOKENS)
     for tokens in range(VISUAL_TOKENS, 0, -1):
         reducer = make_reducer(tokens / VISUAL_TOKENS)
@@ -73,11 +72,12 @@ def reducers_of(name):
         return POOLING
     controls = json.loads((FOLDER / "controls.json").read_text())
     auto = controls["universal"]["auto"]["flops_vs_dense"]
+    backbone = make_model(WORDS, universal_layout()).backbone
     return POOLING | {
         f"{reducer}_{amount}": found
         for amount, share in (("auto", auto), ("half", auto / 2))
         for reducer, make_reducer in REDUCERS.items()
-        if (found := at_cost(make_reducer, share)) is not None
+        if (found := at_cost(make_reducer, share, backbone)) is not None
     }
 
 
