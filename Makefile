@@ -20,7 +20,7 @@ demo: .venv/demo
 	KERAS_BACKEND=jax $(BIN)/keras-visor ask examples/pictures/scene.png \
 		"how many shapes are there?" --picture outputs/answer.png
 
-# At a time: the longest takes as long as the two others after each other.
+# All backends at once: when one ends, the others have its share of the cores.
 test: .venv/dev
 	$(MAKE) --jobs=3 --output-sync=line $(BACKENDS:%=test-%)
 

@@ -27,7 +27,6 @@ from even_samples import share_out
 
 import keras_visor
 from keras_visor import training
-from keras_visor.analysis import count_flops
 from keras_visor.datasets import question_families
 
 HERE = pathlib.Path(__file__).parent
@@ -71,11 +70,7 @@ class Measured:
         )
         self.scores = found.scores
         self.flops = found.flops(lm.backbone)
-        lengths = zip(found.text_tokens, found.vision_tokens, strict=True)
-        self.dense_flops = np.array(
-            [count_flops(lm.backbone, int(t), int(v)) for t, v in lengths],
-            "float64",
-        )
+        self.dense_flops = found.dense_flops(lm.backbone)
         self.chosen = choose(lm, samples)
 
     def auto(self, values):

@@ -1,13 +1,11 @@
 """How a model fares, on the test questions of `make claims` or others."""
 
-import numpy as np
 from even_samples import MAX_LENGTH
 from even_samples import draw_samples
 from even_samples import rows_of
 from even_samples import share_out
 
 from keras_visor import training
-from keras_visor.analysis import count_flops
 
 SAMPLES = 5000
 
@@ -25,9 +23,10 @@ def measure(lm, folder, split="test"):
     """
     samples, scores = _score(lm, folder, split)
     flops = scores.flops(lm.backbone, lm.reducer).mean(axis=0)
+    dense_flops = scores.dense_flops(lm.backbone).mean()
     return {
         str(budget): {
-            "flops_vs_dense": flops[index] / _dense_flops(lm, scores),
+            "flops_vs_dense": flops[index] / dense_flops,
             **{
                 name: float(scores.scores[rows, index].mean())
                 for column in ("groups", "families")
@@ -44,8 +43,9 @@ def measure_auto(lm, folder):
     routings = training.evaluate_routing(
         lm, training.routing_logits(lm, samples), scores, samples["groups"]
     )
+    dense_flops = scores.dense_flops(lm.backbone).mean()
     return {
-        "flops_vs_dense": routings[0].flops / _dense_flops(lm, scores),
+        "flops_vs_dense": routings[0].flops / dense_flops,
         **{routing.group: routing.score for routing in routings[1:]},
     }
 
@@ -55,8 +55,3 @@ def _score(lm, folder, split="test"):
     return samples, training.score_budgets(
         lm, samples, folder, max_length=MAX_LENGTH, batch_size=32
     )
-
-
-def _dense_flops(lm, scores):
-    lengths = np.stack([scores.text_tokens, scores.vision_tokens], axis=1)
-    return np.mean([count_flops(lm.backbone, *map(int, n)) for n in lengths])

@@ -135,17 +135,12 @@ def _parts(text):
 def _ranks(words):
     """Place by size: "1" for the largest number of a column or longest bar."""
     sizes = [_size(word) for word in words]
-    return [
-        size
-        and str(
-            1
-            + sum(
-                other is not None and other[0] == size[0] and other > size
-                for other in sizes
-            )
-        )
-        for size in sizes
-    ]
+
+    def place(size):
+        rivals = [other for other in sizes if other and other[0] == size[0]]
+        return str(1 + sum(other > size for other in rivals))
+
+    return [size and place(size) for size in sizes]
 
 
 def _size(word):

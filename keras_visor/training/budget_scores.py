@@ -47,12 +47,19 @@ class BudgetScores:
         self, backbone: VisorBackbone, reducer: Reducer | None = None
     ) -> np.ndarray:
         """FLOPs (samples, budgets) of each prompt, as `count_flops` has it."""
+        return self._count(backbone, range(len(self.budgets)), reducer)
+
+    def dense_flops(self, backbone: VisorBackbone) -> np.ndarray:
+        """FLOPs (samples,) of each prompt in the dense base model."""
+        return self._count(backbone, [None])[:, 0]
+
+    def _count(self, backbone, budgets, reducer=None):
         lengths = np.stack([self.text_tokens, self.vision_tokens], axis=1)
         lengths, rows = np.unique(lengths, axis=0, return_inverse=True)
         counts = [
             [
                 count_flops(backbone, text, vision, budget, reducer)
-                for budget in range(len(self.budgets))
+                for budget in budgets
             ]
             for text, vision in lengths
         ]

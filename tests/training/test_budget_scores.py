@@ -107,12 +107,14 @@ def test_scores_are_those_of_generate(lm, columns, whole):
 
 def test_flops_are_those_of_count_flops(lm, whole):
     flops = whole.flops(lm.backbone)
-    assert flops.shape == (6, 2)
+    dense_flops = whole.dense_flops(lm.backbone)
+    assert flops.shape == (6, 2) and dense_flops.shape == (6,)
     for row in range(6):
         lengths = int(whole.text_tokens[row]), int(whole.vision_tokens[row])
         for budget in range(2):
             expected = count_flops(lm.backbone, *lengths, budget)
             assert flops[row, budget] == expected
+        assert dense_flops[row] == count_flops(lm.backbone, *lengths)
     assert flops[0, 0] < flops[0, 1]
 
 
