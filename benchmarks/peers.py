@@ -10,6 +10,9 @@ from transformers.models.llava_onevision import (
     image_processing_pil_llava_onevision as image_processing,
 )
 
+# Where ours run too: Keras takes a GPU where there is one.
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
 
 class Transformers:
     """`LlavaOnevisionForConditionalGeneration` in float32.
@@ -23,7 +26,8 @@ class Transformers:
         model = transformers.LlavaOnevisionForConditionalGeneration
         self.model = model.from_pretrained(
             directory, dtype=torch.float32, attn_implementation=attention
-        ).eval()
+        )
+        self.model.eval().to(DEVICE)
         self.directory = directory
 
     def use_attention(self, attention: str) -> None:
@@ -39,7 +43,7 @@ class Transformers:
         outputs = self.model(
             inputs_embeds=self._embed(inputs), use_cache=True, logits_to_keep=1
         )
-        return outputs.logits[:, -1].numpy(), outputs.past_key_values
+        return outputs.logits[:, -1].cpu().numpy(), outputs.past_key_values
 
     @torch.inference_mode()
     def decode(self, logits, cache, num_tokens: int):
@@ -47,7 +51,7 @@ class Transformers:
 
         A plain loop, which does less a token than `generate`.
         """
-        token = torch.as_tensor(logits).argmax(-1, keepdim=True)
+        token = torch.as_tensor(logits, device=DEVICE).argmax(-1, keepdim=True)
         tokens = [token]
         for _ in range(num_tokens):
             outputs = self.model(
@@ -59,7 +63,7 @@ class Transformers:
             token = outputs.logits[:, -1].argmax(-1, keepdim=True)
             tokens.append(token)
         cache.crop(-num_tokens)
-        return torch.cat(tokens, dim=1).numpy()
+        return torch.cat(tokens, dim=1).cpu().numpy()
 
     def repeat_cache(self, cache, batch: int):
         cache = copy.deepcopy(cache)
@@ -75,7 +79,8 @@ class Transformers:
             attention.v_proj = _LoRA(attention.v_proj, rank)
         trained = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.Adam(trained)
-        labels = torch.as_tensor(labels, dtype=torch.int64)[:, TOKENS_BEFORE:]
+        labels = torch.as_tensor(labels, dtype=torch.int64, device=DEVICE)
+        labels = labels[:, TOKENS_BEFORE:]
 
         def step():
             outputs = model(
@@ -111,13 +116,14 @@ class Transformers:
         input_ids[0, positions.long()] = torch.as_tensor(
             prompt["token_ids"][0][text], dtype=torch.int64
         )
+        input_ids = input_ids.to(DEVICE)
 
         @torch.inference_mode()
         def first_token():
             pixels = processor([picture], return_tensors="pt")
             outputs = self.model(
                 input_ids=input_ids,
-                pixel_values=pixels["pixel_values"],
+                pixel_values=pixels["pixel_values"].to(DEVICE),
                 image_sizes=pixels["image_sizes"],
                 use_cache=True,
                 logits_to_keep=1,
@@ -128,9 +134,11 @@ class Transformers:
 
     def _embed(self, inputs):
         """The joint sequence: text, visual tokens, text."""
-        token_ids = torch.as_tensor(inputs["token_ids"], dtype=torch.int64)
+        token_ids = torch.as_tensor(
+            inputs["token_ids"], dtype=torch.int64, device=DEVICE
+        )
         text = self.model.get_input_embeddings()(token_ids)
-        vision = torch.as_tensor(inputs["vision"])
+        vision = torch.as_tensor(inputs["vision"], device=DEVICE)
         return torch.cat(
             [text[:, :TOKENS_BEFORE], vision, text[:, TOKENS_BEFORE:]], dim=1
         )

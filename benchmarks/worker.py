@@ -79,7 +79,9 @@ def roofline_rows(limits: dict) -> list[dict]:
 
 
 def machine() -> str:
-    """The processor and how many of its cores this process may use."""
+    """The GPU, or the processor and how many of its cores there are."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
     names = [
         line.split(":")[1].strip()
         for line in Path("/proc/cpuinfo").read_text().splitlines()

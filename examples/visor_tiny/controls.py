@@ -24,15 +24,15 @@ from model import make_model
 from model import universal_layout
 from route import route
 from schedule import Schedule
+from schedule import Universal
 from schedule import train
-from schedule import universal
 from scoreboard import measure
 from scoreboard import measure_auto
 from supervision import WORDS
 
 FOLDER = pathlib.Path(__file__).parent
 RUNS = pathlib.Path("runs/controls")
-SCHEDULE = Schedule(steps=800, vision_steps=1000)
+SCHEDULE = Schedule(steps=1200, vision_steps=1000)
 FULL = 0.3
 ROUTING_SAMPLES = 2000
 
@@ -55,7 +55,7 @@ LAYOUTS = {
 }
 
 
-def train_control(name, run, schedule, start=None, reducer=None):
+def train_control(name, run, schedule, start=None, reducer=None, workers=0):
     """A trained model in float32, and the minutes that it took."""
     keras.utils.set_random_seed(schedule.seed)
     layout = LAYOUTS[name]
@@ -63,17 +63,17 @@ def train_control(name, run, schedule, start=None, reducer=None):
     lm.reducer = reducer
     # What can answer already goes on at all budgets.
     full_steps = 0 if start else FULL * schedule.steps
-    draw_budget = universal(len(layout["budgets"]), full_steps)
-    minutes = train(lm, schedule, draw_budget, run, start)
+    draw_budget = Universal(len(layout["budgets"]), full_steps)
+    minutes = train(lm, schedule, draw_budget, run, start, workers)
     trained, lm = lm, make_model(WORDS, layout)
     lm.set_weights(trained.get_weights())
     lm.reducer = reducer
     return lm, minutes
 
 
-def run_control(name, folder):
+def run_control(name, folder, workers):
     """Train a control and measure it."""
-    lm, minutes = train_control(name, folder / name, SCHEDULE)
+    lm, minutes = train_control(name, folder / name, SCHEDULE, workers=workers)
     record = {
         "schedule": dataclasses.asdict(SCHEDULE) | {"full": FULL},
         "minutes": round(minutes, 1),
@@ -101,12 +101,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", default=LAYOUTS)
     parser.add_argument("--run", type=pathlib.Path, default=RUNS)
+    parser.add_argument("--workers", type=int, default=0)
     arguments = parser.parse_args()
     unknown = set(arguments.names) - set(LAYOUTS)
     if unknown:
         parser.error(f"NAME must be of {list(LAYOUTS)}: {sorted(unknown)}")
     for name in arguments.names:
-        record = run_control(name, arguments.run)
+        record = run_control(name, arguments.run, arguments.workers)
         write_record(FOLDER / "controls.json", name, record)
 
 

@@ -81,11 +81,11 @@ def reducers_of(name):
     }
 
 
-def run_reduced(name, reducer_name, reducer, run):
+def run_reduced(name, reducer_name, reducer, run, workers):
     """Train a control with a reducer and measure it."""
     folder = run / f"{name}_{reducer_name}"
     start = run / name / "checkpoint.weights.h5"
-    lm, minutes = train_control(name, folder, SCHEDULE, start, reducer)
+    lm, minutes = train_control(name, folder, SCHEDULE, start, reducer, workers)
     return {
         "reducer": repr(reducer),
         "schedule": dataclasses.asdict(SCHEDULE),
@@ -98,10 +98,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=("dense", "universal"))
     parser.add_argument("--run", type=pathlib.Path, default=RUNS)
+    parser.add_argument("--workers", type=int, default=0)
     arguments = parser.parse_args()
     for reducer_name, reducer in reducers_of(arguments.name).items():
         record = run_reduced(
-            arguments.name, reducer_name, reducer, arguments.run
+            arguments.name,
+            reducer_name,
+            reducer,
+            arguments.run,
+            arguments.workers,
         )
         path = FOLDER / "reduced_controls.json"
         write_record(path, f"{arguments.name} {reducer_name}", record)

@@ -14,6 +14,8 @@ from supervised import Reader
 from supervised import Supervised
 from supervised import compile_supervised
 from supervision import TokenLabels
+from workers import MadeAhead
+from workers import start_workers
 
 
 @dataclass(frozen=True)
@@ -39,21 +41,23 @@ class Schedule:
     seed: int = 0
 
 
-def universal(num_budgets, full_steps):
+@dataclass(frozen=True)
+class Universal:
     """Draws the full budget at first, then all of them.
 
     After `full_steps`: 30 % full, 20 % minimal, 50 % any.
     """
 
-    def draw(generator, step):
-        full = num_budgets - 1
-        if step < full_steps:
+    num_budgets: int
+    full_steps: float
+
+    def __call__(self, generator, step):
+        full = self.num_budgets - 1
+        if step < self.full_steps:
             return full
         return generator.choice(
-            [full, 0, generator.integers(num_budgets)], p=(0.3, 0.2, 0.5)
+            [full, 0, generator.integers(self.num_budgets)], p=(0.3, 0.2, 0.5)
         )
-
-    return draw
 
 
 def train(
@@ -62,6 +66,7 @@ def train(
     draw_budget: Callable,
     run: pathlib.Path,
     start: pathlib.Path | None = None,
+    workers: int = 0,
 ):
     """Train `lm`, on from the last checkpoint in the folder `run`.
 
@@ -74,6 +79,8 @@ def train(
         run: path. The folder of checkpoints.
         start: path. Weights to begin with, instead of learning to read from
             nothing: a checkpoint of another run. Defaults to `None`.
+        workers: int. Processes that make batches; with 0, a thread does.
+            Defaults to 0.
 
     Returns:
         float. The minutes that it took, all calls together.
@@ -88,6 +95,11 @@ def train(
     chooses = bool(
         lm.reducer and lm.reducer.rates_after(lm.backbone.num_layers)
     )
+
+    executor = start_workers(workers) if workers else None
+
+    def made_ahead(batches):
+        return MadeAhead(batches, executor, 3 * workers) if workers else batches
 
     def batches(first, steps, targets):
         return Conversations(
@@ -111,7 +123,7 @@ def train(
         model.load_weights(start)
     elif not progress.exists():
         began = time.time()
-        learn_to_read(lm, labels, schedule, run.parent)
+        learn_to_read(lm, labels, schedule, run.parent, made_ahead)
         seconds += time.time() - began
     optimizer = make_optimizer(
         schedule.learning_rate,
@@ -127,7 +139,8 @@ def train(
         began = time.time()
         steps = min(schedule.steps_per_block, schedule.steps - done)
         print(f"step {done} of {schedule.steps}")
-        model.fit(batches(done, steps, model.targets), verbose=2)
+        block = batches(done, steps, model.targets)
+        model.fit(made_ahead(block), verbose=2)
         done += steps
         seconds += time.time() - began
         # Written whole or not at all: an interrupt costs one block at most.
@@ -135,10 +148,12 @@ def train(
         model.save_weights(partial)
         partial.replace(checkpoint)
         progress.write_text(json.dumps({"done": done, "seconds": seconds}))
+    if executor:
+        executor.shutdown()
     return seconds / 60
 
 
-def learn_to_read(lm, labels, schedule, folder):
+def learn_to_read(lm, labels, schedule, folder, made_ahead):
     """Train the encoder on pages, or take what another run left in `folder`."""
     steps, seed = schedule.vision_steps, schedule.seed
     learned = folder / f"reader_{seed}_{steps}.weights.h5"
@@ -147,7 +162,7 @@ def learn_to_read(lm, labels, schedule, folder):
     reader(pages[0][0])  # Builds it.
     if not learned.exists():
         compile_supervised(reader, make_optimizer(5e-3, steps, steps // 2))
-        reader.fit(pages, verbose=2)
+        reader.fit(made_ahead(pages), verbose=2)
         partial = folder / "partial.weights.h5"
         reader.save_weights(partial)
         partial.replace(learned)

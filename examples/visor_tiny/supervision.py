@@ -16,7 +16,6 @@ from keras_visor.datasets.rendered.canvas import COLOURS
 from keras_visor.datasets.rendered.chart import LABELS
 from keras_visor.datasets.rendered.document import KINDS
 from keras_visor.datasets.rendered.grid import COLUMNS as LETTERS
-from keras_visor.datasets.rendered.grid import ROWS
 from keras_visor.datasets.rendered.scene import SHAPES
 from keras_visor.datasets.rendered.table import SUM
 from keras_visor.datasets.rendered.vocabulary import COLUMNS
@@ -36,7 +35,6 @@ WORDS = tuple(
             *LABELS,
             *KINDS,
             *LETTERS,
-            *ROWS,
             SUM,
             *COLUMNS,
             *(name for pair in FIELDS.values() for name in pair),
@@ -51,6 +49,8 @@ _ROWS = 2 * PATCHES_PER_SIDE
 # After the picture in small, rows of patches that end in a newline.
 _FIRST = PATCHES_PER_SIDE**2
 _MARGIN = 0.02
+# Labels are padded to a multiple of this: JAX compiles anew for each number.
+_LABELLED_STEP = 128
 
 
 def label_tokens(examples):
@@ -67,6 +67,7 @@ def label_tokens(examples):
     """
     found = [label_words(example["words"]) for example in examples]
     most = max(1, *(len(patches) for patches, _, _ in found))
+    most = _LABELLED_STEP * -(-most // _LABELLED_STEP)
     places = np.zeros((len(found), most), "int32")
     labels = np.zeros((len(found), most, len(ROLES)), "int32")
     weights = np.zeros(labels.shape, "float32")

@@ -31,8 +31,8 @@ from model import make_model
 from model import universal_layout
 from route import route
 from schedule import Schedule
+from schedule import Universal
 from schedule import train
-from schedule import universal
 from supervision import WORDS
 
 
@@ -44,6 +44,9 @@ def main():
     parser.add_argument("--full", type=float, default=0.3, help="of the steps")
     parser.add_argument("--samples", type=int, default=16000, help="to route")
     parser.add_argument(
+        "--workers", type=int, default=0, help="processes that make batches"
+    )
+    parser.add_argument(
         "--start", type=pathlib.Path, help="weights to begin with"
     )
     parser.add_argument("--run", type=pathlib.Path, default="runs/visor_tiny")
@@ -54,15 +57,15 @@ def main():
     )
     arguments = vars(parser.parse_args())
     run, output = arguments.pop("run"), arguments.pop("output")
-    start = arguments.pop("start")
+    start, workers = arguments.pop("start"), arguments.pop("workers")
     full, samples = arguments.pop("full"), arguments.pop("samples")
     schedule = Schedule(**arguments)
 
     keras.utils.set_random_seed(schedule.seed)
     lm = make_model(WORDS, universal_layout(), "mixed_bfloat16")
     print(f"{lm.count_params():,} parameters, budgets {lm.backbone.budgets}")
-    budgets = universal(len(lm.backbone.budgets), full * schedule.steps)
-    minutes = train(lm, schedule, budgets, run, start)
+    budgets = Universal(len(lm.backbone.budgets), full * schedule.steps)
+    minutes = train(lm, schedule, budgets, run, start, workers)
 
     # In float32 from here on: what is measured is what is shipped.
     trained = lm

@@ -10,6 +10,8 @@ from keras_visor.datasets.rendered.document import Question
 from keras_visor.datasets.rendered.document import Source
 from keras_visor.datasets.rendered.document import yes_or_no
 
+_NUM_LINES = (1, 2, 3, 4, 4)
+_NUM_PLACES = (1, 2, 3, 3)
 _HEADING_HEIGHT = 0.13
 _TEXT_HEIGHTS = (0.088, 0.1)
 _LINE_HEIGHT = 0.125
@@ -29,7 +31,8 @@ class Letter(Document):
     def sample(
         cls, background: str, rng: random.Random, source: Source
     ) -> "Letter":
-        num_lines, num_places = rng.randint(1, 4), rng.randint(1, 3)
+        num_lines = rng.choice(_NUM_LINES)
+        num_places = rng.choice(_NUM_PLACES)
         words = rng.sample(source.vocabulary.words, num_lines * num_places)
         lines = tuple(
             tuple(words[line::num_lines]) for line in range(num_lines)

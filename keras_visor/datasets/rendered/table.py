@@ -13,6 +13,9 @@ from keras_visor.datasets.rendered.vocabulary import COLUMNS
 # A last row may add the others up, to two digits too.
 SUM = "sum"
 
+# Mostly large, so that what belongs together stands apart; some are small.
+_NUM_COLUMNS = (1, 2, 2, 2)
+_NUM_ITEMS = (1, 2, 3, 4, 5, 5, 6, 6)
 _TEXT_HEIGHTS = (0.088, 0.105)
 _LIGHT_COLOURS = ("yellow", "orange")
 
@@ -30,9 +33,9 @@ class Table(Document):
     def sample(
         cls, background: str, rng: random.Random, source: Source
     ) -> "Table":
-        columns = rng.sample(COLUMNS, rng.randint(1, 2))
-        items = rng.sample(source.vocabulary.items, rng.randint(1, 4))
-        has_sum = len(items) in (2, 3) and rng.random() < 0.5
+        columns = rng.sample(COLUMNS, rng.choice(_NUM_COLUMNS))
+        items = rng.sample(source.vocabulary.items, rng.choice(_NUM_ITEMS))
+        has_sum = 2 <= len(items) <= 5 and rng.random() < 0.5
         largest = 99 // len(items) if has_sum else 99
         values = tuple(
             tuple(rng.randint(10, largest) for _ in columns) for _ in items
