@@ -26,14 +26,18 @@ def answer_patches(question, answer, words):
     asked = set(question.lower().replace(",", "").rstrip("?").split())
     found = []
     for part in answer.replace(":", " : ").split():
-        # What is the answer, and what belongs to it: the largest number's row.
-        for keys_of in (_shown, _keys):
+        # Visual tokens see what comes before them, so that an item knows none
+        # of its numbers: it is its number that is to be found.
+        numbers = [w for w in words if w.beside == part and w.text.isdigit()]
+        # Else what is the answer, and what belongs to it, as to a bar's label.
+        shown = [word for word in words if part in _shown(word)]
+        belongs = [word for word in words if part in _keys(word)]
+        for alike in (numbers,) if numbers else (shown, belongs):
             candidates = [
                 # A number may stand in several cells: the one asked for is
                 # beside and below words of the question.
                 (sum(str(key).lower() in asked for key in _keys(word)), word)
-                for word in words
-                if part in keys_of(word)
+                for word in alike
             ]
             best = max((named for named, _ in candidates), default=0)
             found += [

@@ -32,7 +32,7 @@ from supervision import WORDS
 
 FOLDER = pathlib.Path(__file__).parent
 RUNS = pathlib.Path("runs/controls")
-SCHEDULE = Schedule(steps=1200, vision_steps=1000)
+SCHEDULE = Schedule(steps=1000, vision_steps=1000)
 FULL = 0.3
 ROUTING_SAMPLES = 2000
 

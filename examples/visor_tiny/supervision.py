@@ -2,9 +2,8 @@
 
 Answers alone teach a small model in hours what a label on each visual token
 teaches it in minutes: which word stands there, which colour or second digit,
-which words name its row and its column, and its place among the numbers of a
-column or the bars of a chart. The labels come from the renderer and are used
-in training only.
+which words name its row and its column, and a bar's place among the bars. The
+labels come from the renderer and are used in training only.
 """
 
 import keras
@@ -134,26 +133,18 @@ def _parts(text):
 
 
 def _ranks(words):
-    """Place by size: "1" for the largest number of a column or longest bar."""
-    sizes = [_size(word) for word in words]
+    """A bar's place by length, "1" for the longest, and `None` for the rest.
 
-    def place(size):
-        rivals = [other for other in sizes if other and other[0] == size[0]]
-        return str(1 + sum(other > size for other in rivals))
-
-    return [size and place(size) for size in sizes]
-
-
-def _size(word):
-    """What is ranked with what, and by what; `None` if with nothing."""
-    if word.text.endswith(" bar"):
-        _, top, _, bottom = word.box
-        return "bar", bottom - top
-    is_cell = None not in (word.beside, word.above) and word.beside != SUM
-    # The digits of a grid are not compared.
-    if is_cell and word.text.isdigit() and len(word.text) == 2:
-        return word.above, int(word.text)
-    return None
+    Numbers of a column have none: the upper ones do not see the lower.
+    """
+    lengths = [
+        word.box[3] - word.box[1] if word.text.endswith(" bar") else None
+        for word in words
+    ]
+    return [
+        length and str(1 + sum(other > length for other in lengths if other))
+        for length in lengths
+    ]
 
 
 class TokenLabels(keras.layers.Layer):

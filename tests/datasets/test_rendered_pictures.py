@@ -414,7 +414,7 @@ def test_fields(examples):
 
 def test_digits(examples):
     for words, asked, answer in words_of(examples, "digit"):
-        (row,) = {"top", "mid", "low"} & set(asked)
+        (row,) = {word.beside for word in words} & set(asked)
         (column,) = {"A", "B", "C"} & set(asked)
         assert drawn(words, beside=row, above=column) == answer
 
