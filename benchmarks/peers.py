@@ -4,14 +4,12 @@ import copy
 
 import torch
 import transformers
+from device import DEVICE
 from prompts import TOKENS_BEFORE
 from torch import nn
 from transformers.models.llava_onevision import (
     image_processing_pil_llava_onevision as image_processing,
 )
-
-# Where ours run too: Keras takes a GPU where there is one.
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class Transformers:
@@ -150,8 +148,9 @@ class _LoRA(nn.Module):
     def __init__(self, base: nn.Linear, rank: int):
         super().__init__()
         self.base = base
-        self.down = nn.Parameter(torch.randn(rank, base.in_features) * 0.02)
-        self.up = nn.Parameter(torch.zeros(base.out_features, rank))
+        down = 0.02 * torch.randn(rank, base.in_features, device=DEVICE)
+        up = torch.zeros(base.out_features, rank, device=DEVICE)
+        self.down, self.up = nn.Parameter(down), nn.Parameter(up)
 
     def forward(self, x):
         return self.base(x) + x @ self.down.T @ self.up.T

@@ -5,7 +5,7 @@ import time
 import keras
 import numpy as np
 import torch
-from peers import DEVICE
+from device import DEVICE
 
 COPIED_BYTES = 2**28
 REPEATS = 7

@@ -2,8 +2,8 @@
 
 Writes benchmarks/results.json, row by row, and the table results.md. The
 peers have the same random weights, float32, and the same number of threads,
-and are timed in turns within one process; memory is measured in a process a
-peer. Linux only.
+and are timed in turns within one process; memory, the host's, is measured in a
+process a peer. Linux only.
 
     python benchmarks/speed.py                      # everything: hours
     python benchmarks/speed.py --resume             # what is missing
@@ -166,6 +166,11 @@ def environment(backend: str, threads: int) -> dict[str, str]:
             [str(HERE.parent), os.environ.get("PYTHONPATH", "")]
         ),
         "TF_CPP_MIN_LOG_LEVEL": "3",
+        # On a GPU, float32 means float32 to all, and they share its memory.
+        "NVIDIA_TF32_OVERRIDE": "0",
+        "JAX_DEFAULT_MATMUL_PRECISION": "float32",
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        "TF_FORCE_GPU_ALLOW_GROWTH": "true",
         **dict.fromkeys(names, str(threads)),
     }
 

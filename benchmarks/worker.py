@@ -16,6 +16,7 @@ from pathlib import Path
 import keras
 import timing
 import torch
+from device import DEVICE
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -79,8 +80,8 @@ def roofline_rows(limits: dict) -> list[dict]:
 
 
 def machine() -> str:
-    """The GPU, or the processor and how many of its cores there are."""
-    if torch.cuda.is_available():
+    """The GPU, or the processor and how many cores this process may use."""
+    if DEVICE.type == "cuda":
         return torch.cuda.get_device_name()
     names = [
         line.split(":")[1].strip()

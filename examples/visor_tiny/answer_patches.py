@@ -1,9 +1,10 @@
-"""Where on a picture an answer stands: strong supervision of attention.
+"""Where on a picture an answer is found: strong supervision of attention.
 
 A question names what it looks for; a small model takes hours to find out from
 answers alone that it should look there. So training also asks that the token
 before each token of an answer look, in the last layer that reads the image,
-at the patches where the answer is written or drawn.
+at the patches where the answer is written or drawn, or at the number that has
+the item that is asked for.
 """
 
 import numpy as np
@@ -11,7 +12,7 @@ from supervision import label_patches
 
 
 def answer_patches(question, answer, words):
-    """Patches of the whole picture that show an answer.
+    """Patches of the whole picture at which an answer is found.
 
     Args:
         question: string.
@@ -19,8 +20,9 @@ def answer_patches(question, answer, words):
         words: list of what `RenderedPictures` gives as `"words"`.
 
     Returns:
-        An int array of patches, row by row: those of the words that are the
-        answer or belong to it, and that the question names best. Empty where
+        An int array of patches, row by row: those of the numbers of an item,
+        else of the words that are the answer or belong to it, and of these
+        the ones that the question names best. Empty where
         nothing on the picture says the answer, as with "yes".
     """
     asked = set(question.lower().replace(",", "").rstrip("?").split())
@@ -32,7 +34,7 @@ def answer_patches(question, answer, words):
         # Else what is the answer, and what belongs to it, as to a bar's label.
         shown = [word for word in words if part in _shown(word)]
         belongs = [word for word in words if part in _keys(word)]
-        for alike in (numbers,) if numbers else (shown, belongs):
+        for alike in [numbers] if numbers else [shown, belongs]:
             candidates = [
                 # A number may stand in several cells: the one asked for is
                 # beside and below words of the question.

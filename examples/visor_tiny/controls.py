@@ -59,12 +59,12 @@ def train_control(name, run, schedule, start=None, reducer=None, workers=0):
     """A trained model in float32, and the minutes that it took."""
     keras.utils.set_random_seed(schedule.seed)
     layout = LAYOUTS[name]
-    lm = make_model(WORDS, layout, "mixed_bfloat16")
+    lm = make_model(WORDS, layout, schedule.dtype)
     lm.reducer = reducer
     # What can answer already goes on at all budgets.
     full_steps = 0 if start else FULL * schedule.steps
     draw_budget = Universal(len(layout["budgets"]), full_steps)
-    minutes = train(lm, schedule, draw_budget, run, start, workers)
+    minutes = train(lm, schedule, draw_budget, run, start, workers=workers)
     trained, lm = lm, make_model(WORDS, layout)
     lm.set_weights(trained.get_weights())
     lm.reducer = reducer
@@ -101,7 +101,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", default=LAYOUTS)
     parser.add_argument("--run", type=pathlib.Path, default=RUNS)
-    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument(
+        "--workers", type=int, default=0, help="processes that make batches"
+    )
     arguments = parser.parse_args()
     unknown = set(arguments.names) - set(LAYOUTS)
     if unknown:

@@ -13,6 +13,8 @@ from keras_visor.datasets import question_families
 # Questions that share a picture's visual tokens: turns of one conversation.
 TURNS = 6
 ROUNDS = 3
+# Text tokens that a question and its answer take at most.
+TURN_LENGTH = 32
 # Text is padded to a multiple of this: JAX compiles anew for each length.
 LENGTH_STEP = 32
 # The kinds that take longest to learn are drawn most often.
@@ -98,7 +100,7 @@ class Conversations(keras.utils.PyDataset):
                 "images": [example["image"] for example in examples],
                 "budget": [budget] * self.batch_size,
             },
-            sequence_length=TURNS * LENGTH_STEP,
+            sequence_length=TURNS * TURN_LENGTH,
         )
         answering = find_answers(self.preprocessor.tokenizer, x, y)
         longest = x["padding_mask"].sum(axis=1).max()

@@ -98,7 +98,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=("dense", "universal"))
     parser.add_argument("--run", type=pathlib.Path, default=RUNS)
-    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument(
+        "--workers", type=int, default=0, help="processes that make batches"
+    )
     arguments = parser.parse_args()
     for reducer_name, reducer in reducers_of(arguments.name).items():
         record = run_reduced(

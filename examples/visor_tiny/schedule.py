@@ -14,8 +14,7 @@ from supervised import Reader
 from supervised import Supervised
 from supervised import compile_supervised
 from supervision import TokenLabels
-from workers import MadeAhead
-from workers import start_workers
+from workers import making_ahead
 
 
 @dataclass(frozen=True)
@@ -30,6 +29,8 @@ class Schedule:
         learning_rate: float. Of Muon; AdamW's is a third.
         decay: float. The last part of the steps, in which the rate falls.
         seed: int. Of the initial weights and of the pictures.
+        dtype: string. The dtype policy: "float32" where a processor computes
+            slowly in bfloat16.
     """
 
     vision_steps: int = 2500
@@ -39,13 +40,19 @@ class Schedule:
     learning_rate: float = 4e-3
     decay: float = 0.3
     seed: int = 0
+    dtype: str = "mixed_bfloat16"
 
 
 @dataclass(frozen=True)
 class Universal:
     """Draws the full budget at first, then all of them.
 
-    After `full_steps`: 30 % full, 20 % minimal, 50 % any.
+    After `full_steps`: 30 % full, 20 % minimal, 50 % any. A class, as workers
+    are sent it.
+
+    Args:
+        num_budgets: int.
+        full_steps: float. Steps at the full budget alone.
     """
 
     num_budgets: int
@@ -75,7 +82,7 @@ def train(
             leaves.
         schedule: `Schedule`.
         draw_budget: function from a NumPy generator and the step to the index
-            of the budget.
+            of the budget. With workers, it is pickled.
         run: path. The folder of checkpoints.
         start: path. Weights to begin with, instead of learning to read from
             nothing: a checkpoint of another run. Defaults to `None`.
@@ -96,11 +103,6 @@ def train(
         lm.reducer and lm.reducer.rates_after(lm.backbone.num_layers)
     )
 
-    executor = start_workers(workers) if workers else None
-
-    def made_ahead(batches):
-        return MadeAhead(batches, executor, 3 * workers) if workers else batches
-
     def batches(first, steps, targets):
         return Conversations(
             lm.preprocessor,
@@ -118,38 +120,39 @@ def train(
     model(example)  # Builds it.
     run.mkdir(parents=True, exist_ok=True)
     checkpoint, progress = run / "checkpoint.weights.h5", run / "progress.json"
-    done, seconds = 0, 0.0
-    if not progress.exists() and start is not None:
-        model.load_weights(start)
-    elif not progress.exists():
-        began = time.time()
-        learn_to_read(lm, labels, schedule, run.parent, made_ahead)
-        seconds += time.time() - began
-    optimizer = make_optimizer(
-        schedule.learning_rate,
-        schedule.steps,
-        int(schedule.decay * schedule.steps),
-    )
-    compile_supervised(model, optimizer)
-    if progress.exists():
-        model.load_weights(checkpoint)
-        done, seconds = json.loads(progress.read_text()).values()
-        print(f"going on after step {done}")
-    while done < schedule.steps:
-        began = time.time()
-        steps = min(schedule.steps_per_block, schedule.steps - done)
-        print(f"step {done} of {schedule.steps}")
-        block = batches(done, steps, model.targets)
-        model.fit(made_ahead(block), verbose=2)
-        done += steps
-        seconds += time.time() - began
-        # Written whole or not at all: an interrupt costs one block at most.
-        partial = run / "partial.weights.h5"
-        model.save_weights(partial)
-        partial.replace(checkpoint)
-        progress.write_text(json.dumps({"done": done, "seconds": seconds}))
-    if executor:
-        executor.shutdown()
+    with making_ahead(workers) as made_ahead:
+        done, seconds = 0, 0.0
+        if not progress.exists() and start is not None:
+            model.load_weights(start)
+        elif not progress.exists():
+            began = time.time()
+            learn_to_read(lm, labels, schedule, run.parent, made_ahead)
+            seconds += time.time() - began
+        optimizer = make_optimizer(
+            schedule.learning_rate,
+            schedule.steps,
+            int(schedule.decay * schedule.steps),
+        )
+        compile_supervised(model, optimizer)
+        if progress.exists():
+            model.load_weights(checkpoint)
+            done, seconds = json.loads(progress.read_text()).values()
+            print(f"going on after step {done}")
+        while done < schedule.steps:
+            began = time.time()
+            steps = min(schedule.steps_per_block, schedule.steps - done)
+            print(f"step {done} of {schedule.steps}")
+            block = made_ahead(batches(done, steps, model.targets))
+            # A stream of fresh pictures needs no shuffling.
+            model.fit(block, shuffle=False, verbose=2)
+            done += steps
+            seconds += time.time() - began
+            # Written whole or not at all: an interrupt costs one block at most.
+            partial = run / "partial.weights.h5"
+            model.save_weights(partial)
+            partial.replace(checkpoint)
+            record = {"done": done, "seconds": seconds}
+            progress.write_text(json.dumps(record))
     return seconds / 60
 
 
@@ -162,7 +165,7 @@ def learn_to_read(lm, labels, schedule, folder, made_ahead):
     reader(pages[0][0])  # Builds it.
     if not learned.exists():
         compile_supervised(reader, make_optimizer(5e-3, steps, steps // 2))
-        reader.fit(made_ahead(pages), verbose=2)
+        reader.fit(made_ahead(pages), shuffle=False, verbose=2)
         partial = folder / "partial.weights.h5"
         reader.save_weights(partial)
         partial.replace(learned)

@@ -45,11 +45,10 @@ WORDS = tuple(
 
 _INDEX = {word: index for index, word in enumerate(WORDS)}
 _ROWS = 2 * PATCHES_PER_SIDE
+_PATCHES = _ROWS**2
 # After the picture in small, rows of patches that end in a newline.
 _FIRST = PATCHES_PER_SIDE**2
 _MARGIN = 0.02
-# Labels are padded to a multiple of this: JAX compiles anew for each number.
-_LABELLED_STEP = 128
 
 
 def label_tokens(examples):
@@ -59,16 +58,14 @@ def label_tokens(examples):
         examples: list of what `RenderedPictures` gives.
 
     Returns:
-        Three arrays: int32 (batch, labelled), which visual tokens have labels,
-        the first one where there are fewer; int32 (batch, labelled, roles),
-        indices into `WORDS`; and float32 weights of that shape, 0 where a
-        token has no such label.
+        Three arrays: int32 (batch, patches), which visual tokens have labels,
+        padded with 0 to as many as there are patches, so that JAX compiles
+        once; int32 (batch, patches, roles), indices into `WORDS`; and float32
+        weights of that shape, 0 where a token has no such label.
     """
     found = [label_words(example["words"]) for example in examples]
-    most = max(1, *(len(patches) for patches, _, _ in found))
-    most = _LABELLED_STEP * -(-most // _LABELLED_STEP)
-    places = np.zeros((len(found), most), "int32")
-    labels = np.zeros((len(found), most, len(ROLES)), "int32")
+    places = np.zeros((len(found), _PATCHES), "int32")
+    labels = np.zeros((len(found), _PATCHES, len(ROLES)), "int32")
     weights = np.zeros(labels.shape, "float32")
     for row, (patches, words, shares) in enumerate(found):
         places[row, : len(patches)] = visual_tokens(patches)

@@ -13,8 +13,8 @@ documents and charts, in hours on two cores:
 4. Every budget answers training questions; on these pseudo-labels the policy
    is trained, both ways, and the better one on validation data is kept.
 
-`--start examples/visor_tiny/start.weights.h5` begins with weights that answer
-already (see `history.md`), instead of nothing. Started again, it goes on from
+`--start` begins with what another run has learned, as the shipped weights did
+(see `history.md`). Started again, it goes on from
 its last checkpoint. At the end it writes the preset and, beside it, what it
 measured on validation data, `training.json`.
 """
@@ -47,7 +47,7 @@ def main():
         "--workers", type=int, default=0, help="processes that make batches"
     )
     parser.add_argument(
-        "--start", type=pathlib.Path, help="weights to begin with"
+        "--start", type=pathlib.Path, help="a checkpoint of another run"
     )
     parser.add_argument("--run", type=pathlib.Path, default="runs/visor_tiny")
     parser.add_argument(
@@ -62,10 +62,10 @@ def main():
     schedule = Schedule(**arguments)
 
     keras.utils.set_random_seed(schedule.seed)
-    lm = make_model(WORDS, universal_layout(), "mixed_bfloat16")
+    lm = make_model(WORDS, universal_layout(), schedule.dtype)
     print(f"{lm.count_params():,} parameters, budgets {lm.backbone.budgets}")
     budgets = Universal(len(lm.backbone.budgets), full * schedule.steps)
-    minutes = train(lm, schedule, budgets, run, start, workers)
+    minutes = train(lm, schedule, budgets, run, start, workers=workers)
 
     # In float32 from here on: what is measured is what is shipped.
     trained = lm

@@ -118,7 +118,7 @@ class RenderedPictures:
     Splits never share a random stream, whatever their seeds.
 
     Each example asks one question of every family that suits its picture (see
-    `question_families`), in random order. The answers of a family are
+    `question_families`), in random order. The answers of a coarse family are
     balanced: its wording alone does not give them away.
 
     Args:

@@ -55,10 +55,11 @@ class RenderedPicturesTfds(tfds.core.GeneratorBasedBuilder):
     # Inferring it takes importlib_resources, which tensorflow_datasets 4.9.10
     # forgets to install (tensorflow/datasets#11212).
     code_path = tfds.core.Path(__file__)
-    VERSION = tfds.core.Version("2.0.0")
+    VERSION = tfds.core.Version("3.0.0")
     RELEASE_NOTES = {
         "1.0.0": "Coarse questions.",
         "2.0.0": "Lookups and comparisons, forms and grids; where words stand.",
+        "3.0.0": "Larger tables, forms and letters; grids in no order.",
     }
     BUILDER_CONFIGS = [
         RenderedPicturesConfig(

@@ -11,7 +11,7 @@ from keras_visor.datasets.rendered.document import Source
 from keras_visor.datasets.rendered.vocabulary import FIELDS
 from keras_visor.datasets.rendered.vocabulary import MONTHS
 
-# Two and four leave two values of a kind, of which only the name tells which.
+# Mostly two or four: values in pairs of a kind, which names alone tell apart.
 _NUM_FIELDS = (1, 2, 2, 3, 4, 4, 4, 4)
 _TEXT_HEIGHTS = (0.088, 0.105)
 
