@@ -20,7 +20,6 @@ pytestmark = pytest.mark.skipif(
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "examples" / "visor_tiny"
-PRESET = ROOT / "keras_visor" / "presets" / "visor_tiny_en"
 
 
 @pytest.fixture(autouse=True)
@@ -381,8 +380,14 @@ def test_samples_are_even():
 
 def test_readme_figures():
     readme = (ROOT / "README.md").read_text()
-    training = json.loads((PRESET / "training.json").read_text())
-    for layers, scores in training["test"].items():
-        row = f"| {layers} | {scores['exact_match']:.1%} |"
-        assert row in readme, row
-    assert f"in {training['training_minutes']:.0f} minutes" in readme
+    claims = json.loads((FOLDER / "claims" / "claims.json").read_text())
+    for budget in ("full", "minimal", "auto"):
+        shares = (claims[f"{budget}_{group}"] for group in ("coarse", "fine"))
+        row = " | ".join(f"{share:.1%}" for share in shares)
+        assert f"| {budget} | {row} |" in readme, row
+    for name in (
+        "full_compare",
+        "auto_flops_vs_dense",
+        "auto_coarse_flops_vs_dense",
+    ):
+        assert f"{claims[name]:.1%}" in readme, name

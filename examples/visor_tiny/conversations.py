@@ -30,8 +30,6 @@ WEIGHTS = {
     **dict.fromkeys(("document_kind", "is_document_kind", "background"), 0.1),
     **dict.fromkeys(("stamp_present", "bar_count", "shape_count"), 0.3),
     **dict.fromkeys(("header_colour", "stamp_colour"), 0.3),
-    # Learned last.
-    **dict.fromkeys(("item", "largest", "which_more"), 3.0),
 }
 
 
