@@ -33,7 +33,7 @@ def with_budgets(
     Example:
     ```python
     lm = keras_visor.VisorCausalLM.from_preset("visor_tiny_en")
-    lm = keras_visor.training.with_budgets(lm, [[], [1, 4]])
+    lm = keras_visor.training.with_budgets(lm, [[], [2, 6]])
     lm.backbone.budgets
     ```
     """
