@@ -22,8 +22,8 @@ def answer_patches(question, answer, words):
     Returns:
         An int array of patches, row by row: those of the numbers of an item,
         else of the words that are the answer or belong to it, and of these
-        the ones that the question names best. Empty where
-        nothing on the picture says the answer, as with "yes".
+        the ones that the question names best. Empty where nothing on the
+        picture says the answer, as with "yes".
     """
     asked = set(question.lower().replace(",", "").rstrip("?").split())
     found = []
