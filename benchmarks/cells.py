@@ -38,6 +38,6 @@ def cells_of(what: str, sizes) -> list[dict]:
             for batch in (1, sizes.mixed_batch)
         ],
         "train_step": [{"visual_tokens": min(sizes.visual_tokens), "batch": 1}],
-        "end_to_end": [{"batch": 1}],
+        "end_to_end": [{"side": side, "batch": 1} for side in sizes.sides],
         "reduction": [{"batch": 1}],
     }[what]

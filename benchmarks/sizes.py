@@ -40,7 +40,7 @@ class Sizes:
         new_tokens: How many tokens are decoded.
         batches: Batch sizes of decoding.
         mixed_batch: Batch size of the rows with mixed budgets.
-        picture: Height and width of the picture.
+        sides: Height and width, in pixels, of the pictures that are encoded.
         roofline: Width of the bare matmul.
     """
 
@@ -53,7 +53,7 @@ class Sizes:
     new_tokens: int
     batches: tuple[int, ...]
     mixed_batch: int
-    picture: tuple[int, int]
+    sides: tuple[int, ...]
     roofline: int
 
 
@@ -67,7 +67,8 @@ REAL = Sizes(
     new_tokens=64,
     batches=(1, 8),
     mixed_batch=8,
-    picture=(384, 1152),
+    # One tile and nine, beside the picture in small.
+    sides=(384, 1152),
     roofline=2048,
 )
 # Few shapes, which are what takes the time: they are compiled.
@@ -81,6 +82,6 @@ QUICK = Sizes(
     new_tokens=4,
     batches=(1,),
     mixed_batch=4,
-    picture=(28, 28),
+    sides=(28,),
     roofline=64,
 )

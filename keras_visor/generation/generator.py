@@ -127,18 +127,10 @@ class Generator:
             budget: int. One budget for all samples.
             reducer: `keras_visor.reduction.Reducer`. Defaults to `None`.
         """
-        inputs = self._fit(_right_align(inputs))
-        num_shared = self._num_shared()
-        streams, cache, _ = self._share(inputs, num_shared, False, reducer)
-        return self.programs.run(
-            stages.run_budget_layers,
-            streams,
-            cache,
-            budget=budget,
-            first_layer=num_shared,
-            last_only=True,
-            reducer=reducer,
-        )
+        longest = inputs["padding_mask"].sum(axis=1).max()
+        budgets = np.full(len(inputs["token_ids"]), budget)
+        (group,), _ = self._prefill(inputs, longest + 1, budgets, reducer)
+        return group.hidden_states, group.cache
 
     def generate(
         self,

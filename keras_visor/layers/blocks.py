@@ -47,6 +47,37 @@ def map_blocks(function: Callable, block_size: int, *arrays):
     return tree.map_structure(lambda o: _join(o)[:, :length], outputs)
 
 
+def map_windows(function: Callable, block_size: int, margin: int, tokens):
+    """`map_blocks` of a function that sees its neighbours, such as a filter.
+
+    Only where a Python loop runs step by step: a compiler does better with
+    the whole.
+
+    Args:
+        function: Maps a tensor (batch, length, ...) to a tuple of tensors
+            (batch, length, ...). A token's result depends on `margin` tokens
+            to either side at most, and beyond the ends are none.
+        block_size: int. Tokens in a block.
+        margin: int. Tokens to either side.
+        tokens: Tensor (batch, length, ...).
+
+    Returns:
+        What `function` would give for the whole.
+    """
+    length = tokens.shape[1]
+    if not runs_step_by_step() or length <= block_size:
+        return function(tokens)
+    blocks = []
+    for start in range(0, length, block_size):
+        first = max(start - margin, 0)
+        outputs = function(tokens[:, first : start + block_size + margin])
+        block = slice(start - first, start - first + block_size)
+        blocks.append([output[:, block] for output in outputs])
+    return tuple(
+        ops.concatenate(parts, axis=1) for parts in zip(*blocks, strict=True)
+    )
+
+
 def _cut(array, num_blocks, block_size):
     """(batch, length, ...) -> (num_blocks, batch, block_size, ...)."""
     missing = num_blocks * block_size - array.shape[1]

@@ -14,6 +14,7 @@ from keras_visor.layers.attention import make_view
 from keras_visor.layers.attention import visible
 from keras_visor.layers.blocks import TOKEN_BLOCK
 from keras_visor.layers.blocks import map_blocks
+from keras_visor.layers.blocks import map_windows
 from keras_visor.layers.kernels import depthwise_convolution
 from keras_visor.layers.kernels import has_depthwise_convolution
 from keras_visor.layers.projections import check_heads
@@ -159,16 +160,28 @@ class VisorCrossAttention(RematerializesStreams, keras.layers.Layer):
 
     def project_vision(self, vision, vision_mask=None, vision_image_ids=None):
         """Keys and values of the visual tokens: computed once, then cached."""
-        embedding = self._position_embedding(
-            vision, vision_mask, vision_image_ids
-        )
+        if vision_image_ids is None and has_depthwise_convolution():
+            if vision_mask is not None:
+                vision = ops.where(vision_mask[:, :, None], vision, 0.0)
+            return map_windows(
+                lambda vision: self._keys_values(vision, self._convolve(vision)),
+                TOKEN_BLOCK,
+                self.position_kernel_size // 2,
+                vision,
+            )
+        if vision_mask is None:
+            vision_mask = ops.ones(ops.shape(vision)[:2], dtype="bool")
+        if vision_image_ids is None:
+            vision_image_ids = ops.zeros_like(vision_mask, dtype="int32")
+        # Whatever the ids say of padding: it is no part of any image.
+        image_ids = ops.where(vision_mask, vision_image_ids, -1)
+        embedding = self._sum_of_taps(vision, image_ids)
+        return map_blocks(self._keys_values, TOKEN_BLOCK, vision, embedding)
 
-        def keys_values(vision, embedding):
-            normed = normalize(self.key_value_norm, vision + embedding)
-            keys = project(self.key_dense, normed)
-            return keys, project(self.value_dense, normed)
-
-        return map_blocks(keys_values, TOKEN_BLOCK, vision, embedding)
+    def _keys_values(self, vision, embedding):
+        normed = normalize(self.key_value_norm, vision + embedding)
+        keys = project(self.key_dense, normed)
+        return keys, project(self.value_dense, normed)
 
     def read(self, text, text_positions, vision: Segment):
         """Cross-attention of text tokens over cached keys and values."""
@@ -225,25 +238,16 @@ class VisorCrossAttention(RematerializesStreams, keras.layers.Layer):
         seen = visible(text_positions, vision_positions, vision_mask)
         return ops.mean(weights, axis=(1, 2)) * ops.cast(seen, "float32")
 
-    def _position_embedding(self, vision, mask, image_ids):
-        """The depthwise convolution, of each image apart."""
-        if image_ids is None and has_depthwise_convolution():
-            if mask is not None:
-                vision = ops.where(mask[:, :, None], vision, 0.0)
-            return depthwise_convolution(
-                vision,
-                ops.cast(self.position_kernel, vision.dtype),
-                ops.cast(self.position_bias, vision.dtype),
-            )
-        if mask is None:
-            mask = ops.ones(ops.shape(vision)[:2], dtype="bool")
-        if image_ids is None:
-            image_ids = ops.zeros_like(mask, dtype="int32")
-        # Whatever the ids say of padding: it is no part of any image.
-        return self._sum_of_taps(vision, ops.where(mask, image_ids, -1))
+    def _convolve(self, vision):
+        """The depthwise convolution of a single image."""
+        return depthwise_convolution(
+            vision,
+            ops.cast(self.position_kernel, vision.dtype),
+            ops.cast(self.position_bias, vision.dtype),
+        )
 
     def _sum_of_taps(self, vision, image_ids):
-        """The depthwise convolution, tap by tap.
+        """The depthwise convolution of each image apart, tap by tap.
 
         A tap counts only within its own image, so nothing leaks from a
         neighbouring image or from padding.

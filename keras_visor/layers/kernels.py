@@ -6,6 +6,10 @@ them, which every other backend runs.
 
 import keras
 
+# A short prompt's tokens: the processor multiplies a large matrix by them
+# faster from the left, by up to 1.4 times, and no slower a few hundred.
+FEW_ROWS = range(16, 513)
+
 
 def runs_step_by_step() -> bool:
     """Whether what a Python loop does is done before its next turn.
@@ -45,8 +49,15 @@ def dense_product(tokens, kernel, bias, dtype):
     outputs = kernel.shape[tokens.ndim - 2 :]
     rows = tokens.flatten(0, 1).flatten(1)
     kernel = kernel.reshape(rows.shape[1], -1)
-    if bias is None:
+    is_left = rows.device.type == "cpu" and len(rows) in FEW_ROWS
+    if bias is None and is_left:
+        # Left as it lies: a feed-forward network goes on from there.
+        product = torch.mm(kernel.T, rows.T).T
+    elif bias is None:
         product = torch.mm(rows, kernel)
+    elif is_left:
+        bias = _value(bias).to(dtype).flatten()[:, None]
+        product = torch.addmm(bias, kernel.T, rows.T).T.contiguous()
     else:
         bias = _value(bias).to(dtype).flatten()
         product = torch.addmm(bias, rows, kernel)
