@@ -45,7 +45,7 @@ def measure(models, sizes, cell: dict, repeats: int):
     medians = {name: median(values) for name, values in seconds.items()}
     theirs = medians.pop("sdpa")
     for budget, value in medians.items():
-        # Nothing is shared between the peer's questions.
+        # The peer shares nothing: five times what one question takes it.
         times = len(QUESTIONS) if "five" in budget else 1
         yield row(
             "end_to_end",

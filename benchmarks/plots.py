@@ -45,6 +45,8 @@ def plot(rows: list[dict], what: str, path: Path) -> None:
         chosen = [row for row in rows if row["backend"] == backend]
         for budget in BUDGETS:
             line = _line(chosen, budget, "value", scale)
+            if not line[0]:
+                continue
             panel.plot(*line, "o-", color=COLOURS[budget], label=budget)
         line = _line(chosen, "dense", "transformers", scale)
         panel.plot(*line, "s--", color="black", label="transformers")

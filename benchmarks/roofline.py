@@ -35,6 +35,7 @@ def roofline(width: int) -> dict[str, float]:
         "matmul_flops": flops / _best(matmul),
         "torch_matmul_flops": flops / _best(torch_matmul),
         "copy_bytes": 2 * COPIED_BYTES / _best(copy),
+        "repeats": REPEATS,
     }
 
 

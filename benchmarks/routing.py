@@ -54,11 +54,8 @@ def _mixed(models, inputs, cell, repeats):
     named = models.budgets
     names = ["minimal"] * (batch // 2) + ["two", "full"] * (batch // 4)
     budgets = np.array([named[name] for name in names])
-    functions = {
-        "mixed": lambda: _first_token(
-            models.visor, repeat(inputs, batch), budgets
-        )
-    }
+    whole = repeat(inputs, batch)
+    functions = {"mixed": lambda: _first_token(models.visor, whole, budgets)}
     for budget in np.unique(budgets):
         group = budgets[budgets == budget]
         functions[f"apart {budget}"] = _group(models.visor, inputs, group)

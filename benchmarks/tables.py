@@ -86,7 +86,8 @@ HEAD = """\
 
 Written by `python benchmarks/speed.py`, which says what is measured; remade
 from `results.json` by `python benchmarks/tables.py`. Everything in float32,
-the language model's real shape, the same random weights for all peers.
+the shape of LLaVA-OneVision 0.5B (24 layers of width 896), 64 tokens of text
+where nothing else is said, the same random weights for all peers.
 `transformers` is LlavaOnevision with SDPA; a ratio above 1 means that ours
 takes less. Our dense self is LLaVA-OneVision itself, every layer over all
 tokens. The best backend of a row is set in bold; a target asks half of the
@@ -94,7 +95,11 @@ others where it is a prefill's ratio. Times are medians of rounds in which all
 peers of a row take turns. Lengths are run as they stand; `generate` pads them
 on JAX and TensorFlow, by less than an eighth, as the rows from picture to
 first token show. FLOPs are those of `count_flops`, twice that for a training
-step, and are held against a bare matmul; a decoded token reads all weights
+step, and are held against a bare matmul. They count whole layers and all pairs
+of tokens, of which causal attention needs half, and more where nobody reads
+the visual tokens afterwards: what runs can be faster than a matmul of as many.
+Five questions about one picture take `transformers` five times what one does.
+A decoded token reads all weights
 and the cache at least once, which is held against a bare copy (bytes read and
 written)."""
 
@@ -124,7 +129,7 @@ def _table(what, rows) -> str:
     has_peer = any(row["transformers"] for row in rows)
     if has_peer:
         titles += ["transformers", "ratio"]
-    titles += [*(title for title, _, _ in more), "target"]
+    titles += [*(title for title, _, _ in more), "repeats", "target"]
     lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
     for row in sorted(rows, key=_order):
         best = is_best(row, rows)
@@ -142,6 +147,7 @@ def _table(what, rows) -> str:
                 _write(row["ratio"], "ratio"),
             ]
         cells += [_write(row.get(key), kind) for _, key, kind in more]
+        cells.append(str(row["repeats"]))
         cells.append(
             "; ".join(
                 f"{words}: {'met' if met else '**missed**'}"

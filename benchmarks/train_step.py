@@ -1,5 +1,7 @@
 """A training step of the language model: LoRA, one sample.
 
+One batch, whose lengths are known when it is compiled (`train_on_batch`): in
+TensorFlow's `fit` they are not, and what is off is masked instead of left out.
 The encoder is the checkpoint's tiny one and is not trained; its patches are
 gathered to as many visual tokens as asked for. A universal step costs the mean
 over all budgets, which training draws from.
@@ -40,13 +42,13 @@ def measure(models, sizes, cell: dict, repeats: int):
     medians = {name: median(values) for name, values in seconds.items()}
     universal = [medians[budget] for budget in range(number)]
     values = {
-        "universal": sum(universal) / number,
-        "minimal": medians[0],
-        "full": medians[number - 1],
-        "dense": medians["dense"],
+        "universal": (sum(universal) / number, number - 1),
+        "minimal": (medians[0], 0),
+        "full": (medians[number - 1], number - 1),
+        "dense": (medians["dense"], "dense"),
     }
     flops = _flops(models, sizes.text_tokens, length)
-    for budget, value in values.items():
+    for budget, (value, timed) in values.items():
         yield row(
             "train_step",
             length,
@@ -58,7 +60,8 @@ def measure(models, sizes, cell: dict, repeats: int):
             of_dense=value / medians["dense"],
             flops=flops[budget],
             budget_medians=universal,
-            rounds=len(seconds[0]),
+            # Of the universal step, its dearest budget's.
+            seconds=seconds[timed],
         )
 
 

@@ -18,8 +18,6 @@ import timing
 import torch
 from device import DEVICE
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 
 def main() -> None:
     job = json.load(sys.stdin)
@@ -65,7 +63,7 @@ def write(row: dict) -> None:
     row = {
         **row,
         "backend": keras.config.backend(),
-        "repeats": row.get("rounds", len(row.get("seconds", [None]))),
+        "repeats": row.get("repeats") or len(row.get("seconds", [None])),
         "measured": now.isoformat(timespec="seconds"),
     }
     print(json.dumps(row), flush=True)
@@ -74,8 +72,9 @@ def write(row: dict) -> None:
 def roofline_rows(limits: dict) -> list[dict]:
     """FLOP/s and bytes/s; more is better, and `transformers` is torch."""
     ours, theirs = limits["matmul_flops"], limits["torch_matmul_flops"]
-    matmul = timing.row("roofline", None, 1, "matmul", ours, theirs)
-    copy = timing.row("roofline", None, 1, "copy", limits["copy_bytes"])
+    more = {"repeats": limits["repeats"]}
+    matmul = timing.row("roofline", None, 1, "matmul", ours, theirs, **more)
+    copy = timing.row("roofline", None, 1, "copy", limits["copy_bytes"], **more)
     return [{**matmul, "ratio": ours / theirs}, copy]
 
 

@@ -36,14 +36,11 @@ def universal_gaps(controls):
 def best_reduction(reduced, share):
     """The best fine score of a reduced dense model that costs at most this."""
     return max(
-        (
-            scores["fine"]
-            for name, record in reduced.items()
-            if name.startswith("dense")
-            for scores in record["budgets"].values()
-            if scores["flops_vs_dense"] <= 1.01 * share
-        ),
-        default=0.0,
+        scores["fine"]
+        for name, record in reduced.items()
+        if name.startswith("dense")
+        for scores in record["budgets"].values()
+        if scores["flops_vs_dense"] <= 1.01 * share
     )
 
 

@@ -2,11 +2,13 @@
 
 import argparse
 import inspect
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -57,7 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="text tokens of prompt and answer together (default: the "
-        "model's own)",
+        "model's own); after an error that a question is longer, start again "
+        "with more",
     )
     parser.add_argument(
         "--data-dir",
@@ -92,6 +95,7 @@ def run(options: argparse.Namespace, budget: str | int) -> None:
     reducer = options.reduce and reducer_from_text(options.reduce)
     splits = {name: _examples(name, options) for name in options.datasets}
     lm = VisorCausalLM.from_preset(options.preset)
+    _check_budget(lm, budget)
     if reducer:
         lm.reducer = reducer
     folder = Path(options.output)
@@ -101,12 +105,11 @@ def run(options: argparse.Namespace, budget: str | int) -> None:
         "weights": weights_digest(lm.backbone),
         "budget": budget,
         "reducer": repr(lm.reducer),
-        "max_length": options.max_length,
     }
     summaries = {}
-    for name, (examples, count) in splits.items():
+    for name, (examples, count, version) in splits.items():
         dataset = public_datasets()[name]
-        source = {"dataset": name, "split": dataset.split}
+        source = {"dataset": f"{name} {version}", "split": dataset.split}
         log = AnswerLog(folder / f"{name}.jsonl", {**settings, **source})
         with Progress(console=Console(stderr=True)) as progress:
             task = progress.add_task(name, total=count)
@@ -125,9 +128,11 @@ def run(options: argparse.Namespace, budget: str | int) -> None:
             "split": dataset.split,
             **summarize(lm, answers, dataset.metric),
         }
-    text = json.dumps({"settings": settings, "datasets": summaries}, indent=2)
-    (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
-    Console().print(_table(summaries))
+    groups = averages(summaries)
+    page = {"settings": settings, "datasets": summaries, "averages": groups}
+    text = json.dumps(page, indent=2) + "\n"
+    (folder / "summary.json").write_text(text, encoding="utf-8")
+    Console().print(_table(summaries, groups))
 
 
 def _check(options):
@@ -144,8 +149,17 @@ def _check(options):
             raise ValueError(f"`{option}` must be 1 or more. Received: {value}")
 
 
-def _examples(name, options) -> tuple[Iterator[dict], int]:
-    """A data set's examples, read as they are wanted, and their number."""
+def _check_budget(lm, budget):
+    last = len(lm.backbone.budgets) - 1
+    if isinstance(budget, int) and not 0 <= budget <= last:
+        raise ValueError(
+            f"`--budget` must be an index from 0 to {last} for this preset. "
+            f"Received: {budget}"
+        )
+
+
+def _examples(name, options) -> tuple[Iterator[dict], int, str]:
+    """A data set's examples, read as they are wanted, number and version."""
     dataset = public_datasets()[name]
     builder_cls = dataset.builder_cls()
     import tensorflow_datasets as tfds
@@ -167,59 +181,75 @@ def _examples(name, options) -> tuple[Iterator[dict], int]:
     if options.limit is not None and options.limit < count:
         count = options.limit
         split = f"{split}[:{count}]"
-    return _decoded(builder, split), count
+    return _read(builder, split), count, str(builder.version)
 
 
-def _decoded(builder, split):
+def _read(builder, split):
     import tensorflow_datasets as tfds
 
-    for example in tfds.as_numpy(builder.as_dataset(split)):
+    # TensorFlow would decode a JPEG to slightly other pixels than Pillow.
+    decoders = {"images": tfds.decode.SkipDecoding()}
+    examples = builder.as_dataset(split, decoders=decoders)
+    for example in tfds.as_numpy(examples):
         yield {
             "prompts": example["prompts"].decode("utf-8"),
-            "images": np.asarray(example["images"]),
+            "images": Image.open(io.BytesIO(example["images"])),
             "answers": [text.decode("utf-8") for text in example["answers"]],
         }
 
 
-def _table(summaries) -> Table:
+def averages(summaries: dict[str, dict]) -> dict[str, dict]:
+    """What the easy and the hard data sets come to, as the paper groups them.
+
+    Args:
+        summaries: dict. What `summarize` gives for each data set, and its
+            `group`.
+
+    Returns:
+        A dict by group of `score`, `flops` and `dense_flops`, means over its
+        data sets, and `questions` and `seconds`, sums.
+    """
+    found = {}
+    for group in GROUPS:
+        members = [s for s in summaries.values() if s["group"] == group]
+        if members:
+            found[group] = {
+                name: float(combine([member[name] for member in members]))
+                for name, combine in (
+                    ("score", np.mean),
+                    ("flops", np.mean),
+                    ("dense_flops", np.mean),
+                    ("seconds", sum),
+                )
+            }
+            found[group]["questions"] = sum(m["questions"] for m in members)
+    return found
+
+
+def _table(summaries, groups) -> Table:
     """A row a data set, and the averages of the easy and the hard ones."""
     table = Table("data set", "group", title="Evaluation")
     for column in ("score", "questions", "FLOPs", "saved", "seconds"):
         table.add_column(column, justify="right")
     table.add_column("budgets")
     for name, summary in summaries.items():
-        budgets = summary["budgets"].items()
-        table.add_row(
-            name,
-            summary["group"],
-            f"{100 * summary['score']:.1f}",
-            str(summary["questions"]),
-            f"{summary['flops'] / 1e9:.3g} G",
-            f"{summary['dense_flops'] / summary['flops']:.1f}x",
-            f"{summary['seconds']:.1f}",
-            ", ".join(f"{index}: {count}" for index, count in budgets),
-        )
+        counts = summary["budgets"].items()
+        budgets = ", ".join(f"{index}: {count}" for index, count in counts)
+        table.add_row(*_cells(name, summary["group"], summary), budgets)
     if len(summaries) > 1:
         table.add_section()
-        for group in GROUPS:
-            members = [s for s in summaries.values() if s["group"] == group]
-            if members:
-                table.add_row(*_average(group, members))
+        for group, average in groups.items():
+            table.add_row(*_cells(f"{group} average", group, average))
     return table
 
 
-def _average(group, members):
-    score = np.mean([member["score"] for member in members])
-    flops, dense = (
-        np.mean([member[name] for member in members])
-        for name in ("flops", "dense_flops")
-    )
+def _cells(name, group, summary):
     return (
-        f"{group} average",
+        name,
         group,
-        f"{100 * score:.1f}",
-        str(sum(member["questions"] for member in members)),
-        f"{flops / 1e9:.3g} G",
-        f"{dense / flops:.1f}x",
-        f"{sum(member['seconds'] for member in members):.1f}",
+        f"{100 * summary['score']:.1f}",
+        str(summary["questions"]),
+        f"{summary['flops'] / 1e9:.3g} G",
+        f"{summary['dense_flops'] / summary['flops']:.1f}x",
+        f"{summary['seconds']:.1f}",
     )

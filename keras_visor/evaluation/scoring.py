@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from itertools import islice
 
 import numpy as np
+from PIL import Image
 
 from keras_visor.analysis import count_flops
 from keras_visor.evaluation.answer_log import AnswerLog
 from keras_visor.models.visor_causal_lm import VisorCausalLM
 
 # Batches that are read ahead, to put questions of like length together.
-BATCHES_AHEAD = 16
+BATCHES_AHEAD = 8
 
 
 def answer_questions(
@@ -59,21 +60,30 @@ def answer_questions(
 
 def _size(numbered_example):
     _, example = numbered_example
-    return np.shape(example["images"]), len(example["prompts"])
+    image = example["images"]
+    if isinstance(image, Image.Image):
+        shape = (image.height, image.width)
+    else:
+        shape = np.shape(image)[:2]
+    return shape, len(example["prompts"])
 
 
 def _answer(lm, batch, budget, max_length):
     start = time.perf_counter()
-    answers, report = lm.generate(
-        {
-            "prompts": [example["prompts"] for _, example in batch],
-            "images": [[example["images"]] for _, example in batch],
-        },
-        max_length=max_length,
-        strip_prompt=True,
-        budget=budget,
-        return_report=True,
-    )
+    try:
+        answers, report = lm.generate(
+            {
+                "prompts": [example["prompts"] for _, example in batch],
+                "images": [[example["images"]] for _, example in batch],
+            },
+            max_length=max_length,
+            strip_prompt=True,
+            budget=budget,
+            return_report=True,
+        )
+    except ValueError as error:
+        asked = [index for index, _ in batch]
+        raise ValueError(f"Questions {asked}, in order: {error}") from error
     seconds = (time.perf_counter() - start) / len(batch)
     for row, (index, example) in enumerate(batch):
         yield {

@@ -173,10 +173,11 @@ def _step(backbone, token_ids, slots, cache, index):
         `(hidden_state, text_cache)`: its final state (batch, 1, hidden_dim)
         and the text's keys and values with its own.
     """
-    batch = token_ids.shape[0]
     at = index - 1
-    token = ops.slice(token_ids, (0, at), (batch, 1))
-    position = ops.slice(slots["positions"], (0, at), (batch, 1))
+    # A slice would make PyTorch wait for the index.
+    column = ops.reshape(at, (1,))
+    token = ops.take(token_ids, column, axis=1)
+    position = ops.take(slots["positions"], column, axis=1)
     hidden = backbone.token_embedding(token)
     # What all layers share: they differ in their weights and caches only.
     rotation = backbone.decoder_layers[0].make_rotation(position)

@@ -271,7 +271,8 @@ class Generator:
             budgets = backbone.policy.choose(logits)
             budgets = ops.convert_to_numpy(budgets)[:batch]
         num_rows = len(inputs["token_ids"])
-        limits = np.pad(limits, (0, num_rows - batch), mode="edge")
+        # Rows that pad the batch are finished from the start.
+        limits = np.pad(limits, (0, num_rows - batch))
         groups = []
         for budget in np.unique(budgets):
             rows = np.flatnonzero(budgets == budget)

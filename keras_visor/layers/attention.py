@@ -34,10 +34,7 @@ NOWHERE = 2**31 - 1
 
 
 class Segment(NamedTuple):
-    """Keys and values that stand together, with where they stand.
-
-    Attention over several segments is attention over their concatenation;
-    keeping them apart saves copying a long cache at every decoding step.
+    """Keys and values, with where they stand.
 
     Attributes:
         keys: Tensor (batch, key_length, num_key_value_heads, head_dim).
@@ -148,26 +145,24 @@ def attention_weights(query, views: list[View]):
     return parts
 
 
-def attend(query, query_positions, segments: list[Segment]):
-    """What each query reads from the segments.
+def attend(query, query_positions, segment: Segment):
+    """What each query reads from a segment.
 
     Args:
         query: Tensor (batch, query_length, num_heads, head_dim).
         query_positions: int32 tensor (batch, query_length).
-        segments: list of `Segment`.
+        segment: `Segment`.
 
     Returns:
         A tensor of the same shape and dtype as `query`. A query that sees no
         key gets a finite value without meaning.
     """
-    num_keys = [segment.keys.shape[1] for segment in segments]
-    is_fused = has_fused_attention() and len(segments) == 1
-    if is_fused or _are_few_scores(query.shape[1], *num_keys):
-        views = [make_view(query_positions, segment) for segment in segments]
-        return attend_views(query, views)
+    are_few = _are_few_scores(query.shape[1], segment.keys.shape[1])
+    if are_few or has_fused_attention():
+        return attend_views(query, [make_view(query_positions, segment)])
     return map_blocks(
         lambda query, positions: attend_views(
-            query, [make_view(positions, segment) for segment in segments]
+            query, [make_view(positions, segment)]
         ),
         QUERY_BLOCK,
         query,
@@ -219,7 +214,7 @@ def attend_within(query, sequence: Segment):
         reads has no meaning.
     """
     if _are_few_scores(query.shape[1], query.shape[1]):
-        return attend(query, sequence.positions, [sequence])
+        return attend(query, sequence.positions, sequence)
     order = ops.argsort(
         ops.where(sequence.mask, sequence.positions, NOWHERE), axis=1
     )
@@ -250,7 +245,7 @@ def _attend_causal(query, keys, values):
             ops.ones((batch, end), dtype="bool"),
         )
         attended.append(
-            attend(query[:, start:end], positions[:, start:end], [seen])
+            attend(query[:, start:end], positions[:, start:end], seen)
         )
     return ops.concatenate(attended, axis=1)
 

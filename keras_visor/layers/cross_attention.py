@@ -164,7 +164,9 @@ class VisorCrossAttention(RematerializesStreams, keras.layers.Layer):
             if vision_mask is not None:
                 vision = ops.where(vision_mask[:, :, None], vision, 0.0)
             return map_windows(
-                lambda vision: self._keys_values(vision, self._convolve(vision)),
+                lambda vision: self._keys_values(
+                    vision, self._convolve(vision)
+                ),
                 TOKEN_BLOCK,
                 self.position_kernel_size // 2,
                 vision,
@@ -186,7 +188,7 @@ class VisorCrossAttention(RematerializesStreams, keras.layers.Layer):
     def read(self, text, text_positions, vision: Segment):
         """Cross-attention of text tokens over cached keys and values."""
         query = self._project_queries(text)
-        attended = attend(query, text_positions, [vision])
+        attended = attend(query, text_positions, vision)
         first = ops.min(
             ops.where(vision.mask, vision.positions, NOWHERE),
             axis=1,

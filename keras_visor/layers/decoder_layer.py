@@ -159,7 +159,7 @@ class VisorDecoderLayer(RematerializesStreams, keras.layers.Layer):
         query = self.project_queries(
             normed[:, first:], Rotation(*(t[:, first:] for t in rotation))
         )
-        attended = attend(query, sequence.positions[:, first:], [sequence])
+        attended = attend(query, sequence.positions[:, first:], sequence)
         return self.finish(tokens[:, first:], attended)
 
     def finish(self, tokens, attended):

@@ -1,5 +1,6 @@
 """The VISOR task: answers questions about pictures, and learns to."""
 
+import contextlib
 import warnings
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -547,7 +548,13 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
     # === Training ===
 
     def fit(
-        self, x=None, y=None, batch_size=None, validation_data=None, **kwargs
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        validation_data=None,
+        reducer: str | Reducer | None = "auto",
+        **kwargs,
     ):
         """See `keras.Model.fit`.
 
@@ -559,32 +566,58 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
             y: Not used: labels come from `responses`.
             batch_size: int. For a dict. Defaults to `32`.
             validation_data: As `x`.
+            reducer: See `generate`. For this call; one that is not the
+                model's own costs a compilation.
             **kwargs: Other arguments of `keras.Model.fit`.
         """
-        if not any(map(self._wraps, (x, validation_data))):
-            return super().fit(
-                x=x,
-                y=y,
-                batch_size=batch_size,
-                validation_data=validation_data,
+        with self._reduced_by(reducer):
+            if not any(map(self._wraps, (x, validation_data))):
+                return super().fit(
+                    x=x,
+                    y=y,
+                    batch_size=batch_size,
+                    validation_data=validation_data,
+                    **kwargs,
+                )
+            return keras.Model.fit(
+                self,
+                x=self._preprocessed(x, batch_size),
+                validation_data=self._preprocessed(validation_data, batch_size),
                 **kwargs,
             )
-        return keras.Model.fit(
-            self,
-            x=self._preprocessed(x, batch_size),
-            validation_data=self._preprocessed(validation_data, batch_size),
-            **kwargs,
-        )
 
-    def evaluate(self, x=None, y=None, batch_size=None, **kwargs):
-        """See `keras.Model.evaluate`, and `fit` for what `x` can be."""
+    def evaluate(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        reducer: str | Reducer | None = "auto",
+        **kwargs,
+    ):
+        """See `keras.Model.evaluate`, and `fit` for `x` and `reducer`."""
         # Within `fit` Keras brings validation data that are preprocessed.
         cached = kwargs.get("_use_cached_eval_dataset", False)
-        if cached or not self._wraps(x):
-            return super().evaluate(x=x, y=y, batch_size=batch_size, **kwargs)
-        return keras.Model.evaluate(
-            self, x=self._preprocessed(x, batch_size), **kwargs
-        )
+        with self._reduced_by(reducer):
+            if cached or not self._wraps(x):
+                return super().evaluate(
+                    x=x, y=y, batch_size=batch_size, **kwargs
+                )
+            return keras.Model.evaluate(
+                self, x=self._preprocessed(x, batch_size), **kwargs
+            )
+
+    @contextlib.contextmanager
+    def _reduced_by(self, reducer):
+        """`self.reducer` is another one for a while."""
+        own, reducer = self.reducer, self._resolve_reducer(reducer)
+        if reducer is own:
+            yield
+            return
+        self.reducer = reducer
+        try:
+            yield
+        finally:
+            self.reducer = own
 
     def predict(self, x=None, batch_size=None, **kwargs):
         """See `keras.Model.predict`: logits. For text, see `generate`."""

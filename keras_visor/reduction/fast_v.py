@@ -14,7 +14,8 @@ class FastV(Reducer):
     Follows FastV (arXiv 2403.06764), section "Dynamically prune vision
     tokens": all tokens run through the first layers; of the visual ones those
     go on to which the prompt's last token attends most in the last of these
-    layers, the mean over its heads. The paper's K = 2 is `layer=1` here,
+    layers, the mean over its heads (as the paper's code does; its text speaks
+    of the attention from all tokens). The paper's K = 2 is `layer=1` here,
     where layers are counted from 0, and its R is `1 - rate`. An answer's
     tokens read, in each layer, what is there.
 

@@ -18,7 +18,8 @@ class PyramidDrop(Reducer):
     is cut into stages, at the end of each of which but the last a share of
     the visual tokens is kept: those to which the last token of the
     instruction attends most in the stage's last layer, the mean over its
-    heads. The paper has four stages and keeps half of the tokens at each.
+    heads (the paper's code takes the projections of the layer after it). The
+    paper has four stages and keeps half of the tokens at each.
 
     The stages' last layers have to look at the image whatever the budget, see
     `FastV`: of a VISOR, name some in `layers`.

@@ -91,6 +91,11 @@ def ordinals(mask):
     return ops.cumsum(ones, axis=1) - ones
 
 
+def earliest(mask, count):
+    """The first `count` (int32 (batch, 1)) tokens of a mask, as a mask."""
+    return ops.logical_and(mask, ordinals(mask) < count)
+
+
 def count_tokens(mask):
     """How many tokens each sample has, int32 (batch, 1)."""
     return ops.sum(ops.cast(mask, "int32"), axis=1, keepdims=True)

@@ -6,6 +6,7 @@ from keras import ops
 from keras_visor.reduction.reducer import EarlyReducer
 from keras_visor.reduction.reducer import kept_count
 from keras_visor.reduction.selection import count_tokens
+from keras_visor.reduction.selection import earliest
 from keras_visor.reduction.selection import first_marked
 from keras_visor.reduction.selection import keep
 from keras_visor.reduction.selection import ordinals
@@ -23,13 +24,16 @@ class VisPruner(EarlyReducer):
     Follows VisPruner (arXiv 2412.01818), the section on its method. Half of
     the kept tokens are *important*: those that receive most attention in the
     encoder's last block (SigLIP has no class token, so the mean over queries
-    and heads counts). The others are *diverse*: what remains is split into
-    every first and every second token, and of the first ones, those go that
-    are most like one of the second; again and again, until as many as wanted
-    are left.
+    and heads counts). The others are *diverse*: what remains, in the order of
+    its attention, is split into every first and every second token, and of
+    the first ones, those go that are most like one of the second; again and
+    again, until as many as wanted are left.
 
-    Where the paper removes 8 tokens a turn, up to half of the first ones go
-    here, so that the number of turns grows with the logarithm of the tokens.
+    Where the paper's code differs: it removes 8 tokens a turn, where here up
+    to half of the first ones go, so that the number of turns grows with the
+    logarithm of the tokens; it compares the encoder's features, where here
+    the visual tokens are compared; and it selects within each tile, where
+    here a sample's tiles compete. Newlines go first.
 
     Args:
         rate: float. The share of a sample's visual tokens to keep, above 0
@@ -46,26 +50,36 @@ class VisPruner(EarlyReducer):
 
     def reduce(self, streams, sources):
         mask = ops.cast(streams.vision_mask, "bool")
-        count = kept_count(count_tokens(mask), self.rate)
+        newlines = ops.logical_and(mask, sources.is_newline())
+        patches = ops.logical_and(mask, ~newlines)
+        wanted = kept_count(count_tokens(mask), self.rate)
+        count = ops.minimum(wanted, count_tokens(patches))
         num_important = kept_count(count, IMPORTANT_SHARE)
-        important = ranks(sources.attention, mask) < num_important
+        place = ranks(sources.attention, patches)
+        important = place < num_important
+        order = ops.argsort(place, axis=1)
+        # A token that is not a number is like nothing, or no turn would end.
+        tokens = ops.nan_to_num(unit_vectors(streams.vision))
         diverse = _without_duplicates(
-            unit_vectors(streams.vision),
-            ops.logical_and(mask, ~important),
+            _take(tokens, order),
+            ops.take_along_axis(
+                ops.logical_and(patches, ~important), order, axis=1
+            ),
             count - num_important,
         )
-        return keep(
-            streams,
-            ops.logical_or(important, diverse),
-            kept_count(ops.shape(mask)[1], self.rate),
+        kept = ops.logical_or(
+            important, ops.take_along_axis(diverse, place, axis=1)
         )
+        kept = ops.logical_or(kept, earliest(newlines, wanted - count))
+        return keep(streams, kept, kept_count(ops.shape(mask)[1], self.rate))
 
 
 def _without_duplicates(tokens, candidates, count):
     """Remove, turn by turn, what is most like others.
 
     Args:
-        tokens: float32 tensor (batch, vision_length, width), of length one.
+        tokens: float32 tensor (batch, vision_length, width), of length one or
+            zero.
         candidates: bool tensor (batch, vision_length).
         count: int32 tensor (batch, 1). How many are to be left.
 

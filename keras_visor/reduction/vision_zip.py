@@ -6,6 +6,7 @@ from keras import ops
 from keras_visor.reduction.reducer import EarlyReducer
 from keras_visor.reduction.reducer import kept_count
 from keras_visor.reduction.selection import count_tokens
+from keras_visor.reduction.selection import earliest
 from keras_visor.reduction.selection import evenly
 from keras_visor.reduction.selection import first_marked
 from keras_visor.reduction.selection import keep
@@ -27,12 +28,14 @@ class VisionZip(EarlyReducer):
     paper does where an encoder has no class token, the mean over all queries
     (and heads) counts. Of the others, evenly spaced ones become *contextual*
     tokens: each of the rest is merged into the one of its image that is most
-    like it. Of
-    the tokens that are kept, 27 in 32 are dominant, as in the paper.
+    like it, and is left out where its image has none. Of the tokens that are
+    kept, 27 in 32 are dominant, as in the paper.
 
-    A contextual token becomes the mean of itself and those merged into it.
-    What is alike is told by the cosine of the visual tokens, where the paper
-    takes the keys of the encoder's last block.
+    Where the paper's code differs: it adds the mean of what is merged to a
+    contextual token, which here becomes the mean of itself and those; it
+    takes the keys of the encoder's last block to tell what is alike, where
+    here the cosine of the visual tokens does; and it selects within each tile,
+    where here a sample's tiles compete. Newlines go first.
 
     Args:
         rate: float. The share of a sample's visual tokens to keep, above 0
@@ -50,10 +53,13 @@ class VisionZip(EarlyReducer):
     def reduce(self, streams, sources):
         mask = ops.cast(streams.vision_mask, "bool")
         num_slots = kept_count(ops.shape(mask)[1], self.rate)
-        count = kept_count(count_tokens(mask), self.rate)
+        newlines = ops.logical_and(mask, sources.is_newline())
+        patches = ops.logical_and(mask, ~newlines)
+        wanted = kept_count(count_tokens(mask), self.rate)
+        count = ops.minimum(wanted, count_tokens(patches))
         num_dominant = kept_count(count, DOMINANT_SHARE)
-        dominant = ranks(sources.attention, mask) < num_dominant
-        others = ops.logical_and(mask, ~dominant)
+        dominant = ranks(sources.attention, patches) < num_dominant
+        others = ops.logical_and(patches, ~dominant)
         contextual = ops.logical_and(
             others,
             evenly(
@@ -71,6 +77,7 @@ class VisionZip(EarlyReducer):
         )
         merged = ops.where(contextual[:, :, None], merged, streams.vision)
         kept = ops.logical_or(dominant, contextual)
+        kept = ops.logical_or(kept, earliest(newlines, wanted - count))
         return keep(streams._replace(vision=merged), kept, num_slots)
 
 

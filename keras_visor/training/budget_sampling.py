@@ -78,7 +78,8 @@ def sample_budgets(
     set of weights serves every budget. A budget depends on the seed and the
     step alone, so that a resumed training draws what an uninterrupted one
     does; `fit` of this package counts the steps. All samples of a batch share
-    their budget, and what it has off costs nothing.
+    their budget, and what it has off costs nothing (on TensorFlow it is masked
+    instead, as `fit` has unknown lengths there).
 
     Args:
         data: A dict of columns, a `keras.utils.PyDataset` or a

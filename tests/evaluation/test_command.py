@@ -34,10 +34,10 @@ def data_dir(tmp_path):
     return str(tmp_path / "data")
 
 
-def evaluate(tmp_path, data_dir, *words):
+def evaluate(tmp_path, data_dir, *words, max_length=80):
     output = tmp_path / "output"
     words = ["evaluate", "visor_tiny_en", *words, "--output", str(output)]
-    words += ["--data-dir", data_dir, "--max-length", "80"]
+    words += ["--data-dir", data_dir, "--max-length", str(max_length)]
     return main(words), output
 
 
@@ -58,6 +58,7 @@ def test_pope(tmp_path, data_dir, capsys):
     assert pope["questions"] == 6 and pope["budgets"] == {"1": 6}
     assert pope["group"] == "easy" and 0 <= pope["score"] <= 1
     assert pope["flops"] < pope["dense_flops"]
+    assert summary["averages"]["easy"]["score"] == pope["score"]
     printed = capsys.readouterr().out
     (row,) = [line for line in printed.splitlines() if " 6 " in line]
     assert f"{100 * pope['score']:.1f}" in row
@@ -65,6 +66,17 @@ def test_pope(tmp_path, data_dir, capsys):
     status, _ = evaluate(tmp_path, data_dir, "pope", "--budget", "0")
     assert status == 2
     assert "other settings" in capsys.readouterr().err
+
+
+def test_goes_on_with_more_room(tmp_path, data_dir, capsys):
+    words = ("pope", "--limit", "2", "--budget", "0")
+    status, _ = evaluate(tmp_path, data_dir, *words, max_length=20)
+    assert status == 2
+    error = capsys.readouterr().err
+    assert re.search(r"Questions \[0, 1\], in order: .*20", error), error
+    status, output = evaluate(tmp_path, data_dir, *words)
+    assert status == 0
+    assert len((output / "pope.jsonl").read_text().splitlines()) == 1 + 2
 
 
 def test_averages_of_several_data_sets():
@@ -79,13 +91,12 @@ def test_averages_of_several_data_sets():
             "seconds": 2.0,
         }
 
-    table = command._table(
-        {
-            "pope": summary("easy", 0.8, 1e9),
-            "docvqa": summary("hard", 0.5, 2e9),
-            "chartqa": summary("hard", 0.6, 6e9),
-        }
-    )
+    summaries = {
+        "pope": summary("easy", 0.8, 1e9),
+        "docvqa": summary("hard", 0.5, 2e9),
+        "chartqa": summary("hard", 0.6, 6e9),
+    }
+    table = command._table(summaries, command.averages(summaries))
     columns = {c.header: list(c.cells) for c in table.columns}
     assert columns["data set"][3:] == ["easy average", "hard average"]
     assert columns["score"] == ["80.0", "50.0", "60.0", "80.0", "55.0"]
@@ -101,6 +112,7 @@ def test_averages_of_several_data_sets():
         (("pope", "--batch-size", "-1"), "`--batch-size` must be 1 or more"),
         (("pope", "--reduce", "zip:1"), "NAME:RATE"),
         (("pope", "--budget", "much"), "`--budget`"),
+        (("pope", "--budget", "3"), "`--budget` must be an index from 0 to 2"),
         (("docvqa",), "docvqa is missing. Put into"),
     ],
 )

@@ -41,6 +41,19 @@ def test_only_read_tokens_are_computed(
 
 
 @pytest.mark.skipif(
+    keras.config.backend() == "torch", reason="PyTorch pads no batch"
+)
+def test_rows_that_pad_a_batch_write_nothing(visor):
+    """Or three answers would be as slow as a fourth that never ends."""
+    inputs = preprocess(visor, batch(["one image", "strip", "text only"]))
+    generator = visor.make_generate_function()
+    (group,), _ = generator._prefill(inputs, MAX_LENGTH, np.array([1, 1, 1]))
+    assert len(group.token_ids) == 4
+    first, end = group.first, np.asarray(group.slots["end"])
+    assert end[:3].min() > first and end[3] == first
+
+
+@pytest.mark.skipif(
     keras.config.backend() != "torch",
     reason="A group keeps its batch's lengths where programs are compiled",
 )

@@ -78,7 +78,7 @@ def test_many_keys(num_queries):
     attended = to_numpy(
         call(
             lambda query, query_positions, **keys: attend(
-                query, query_positions, [Segment(**keys)]
+                query, query_positions, Segment(**keys)
             ),
             query=query,
             query_positions=query_positions,
@@ -105,7 +105,7 @@ def test_float16_stays_finite():
     )
     positions, mask = map(ops.convert_to_tensor, (positions, mask))
     segment = Segment(keys, values, positions, mask)
-    attended = attend(query, positions, [segment])
+    attended = attend(query, positions, segment)
     assert np.all(np.isfinite(to_numpy(attended)))
 
 
@@ -130,7 +130,7 @@ def test_gradient_of_a_long_sequence():
         loss(
             lambda query, segment: ops.concatenate(
                 [
-                    attend(query[:, part], positions[:, part], [segment])
+                    attend(query[:, part], positions[:, part], segment)
                     for part in (slice(0, 200), slice(200, 400))
                 ],
                 axis=1,

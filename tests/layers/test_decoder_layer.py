@@ -98,6 +98,7 @@ def test_padding_and_neighbours_change_nothing(side):
 def test_long_queries_are_taken_in_blocks(monkeypatch):
     layer = make_layer()
     whole = to_numpy(call(layer, text=TEXT, text_positions=POSITIONS))
+    monkeypatch.setattr(attention, "FEW_SCORES", 1)
     monkeypatch.setattr(attention, "QUERY_BLOCK", 4)
     blocks = to_numpy(call(layer, text=TEXT, text_positions=POSITIONS))
     np.testing.assert_allclose(blocks, whole, atol=2e-5)

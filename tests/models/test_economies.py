@@ -9,6 +9,7 @@ from model_checks import preprocess
 from samples import MAX_LENGTH
 
 from keras_visor import VisorCausalLM
+from keras_visor.layers import decoder_layer
 
 
 def size_in_bytes(lm):
@@ -56,8 +57,19 @@ def test_int8(visor, visor_directory, tmp_path):
     assert answers == again.generate(batch(), max_length=MAX_LENGTH, budget=2)
 
 
-def test_rematerialisation_trains_alike(visor_directory):
-    losses = []
+def test_rematerialisation_trains_alike(visor_directory, monkeypatch):
+    """And on PyTorch, where it can be counted, blocks run once more."""
+    losses, blocks = [], []
+    finish = decoder_layer.VisorDecoderLayer._finish_block
+
+    def counted(*arguments):
+        blocks.append(1)
+        return finish(*arguments)
+
+    monkeypatch.setattr(
+        decoder_layer.VisorDecoderLayer, "_finish_block", counted
+    )
+    runs = []
     decoder = [f"decoder_layer_{index}" for index in range(6)]
     for names in ([], [*decoder, "cross_attention_0", "cross_attention_3"]):
         with keras.RematScope("list_of_layers", layer_names=names):
@@ -68,8 +80,12 @@ def test_rematerialisation_trains_alike(visor_directory):
             "responses": ["red", "12"],
             "budget": [2, 2],
         }
+        blocks.clear()
         history = lm.fit(data, batch_size=2, epochs=3, verbose=0)
         losses.append(history.history["loss"])
+        runs.append(len(blocks))
+    if keras.config.backend() == "torch":
+        assert runs[1] == 2 * runs[0]
     # Recomputed or not, the answers stand.
     answers = lm.generate(batch(["strip"]), max_length=MAX_LENGTH, budget=1)
     assert len(answers) == 1

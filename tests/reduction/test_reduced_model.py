@@ -139,7 +139,13 @@ def test_training(visor_directory, reducer):
     assert losses[1] < losses[0]
     # What was compiled with the reducer is not what runs without.
     lm.reducer = None
-    assert lm.evaluate(data, **options)[0] != pytest.approx(losses[1])
+    without = lm.evaluate(data, **options)[0]
+    assert without != pytest.approx(losses[1])
+    # For one call.
+    loss = lm.evaluate(data, reducer=reducer, **options)[0]
+    assert loss != pytest.approx(without)
+    (first,) = lm.fit(data, reducer=reducer, **options).history["loss"]
+    assert first == pytest.approx(loss, abs=1e-5) and lm.reducer is None
 
 
 # === Bad input, refused before any work ===

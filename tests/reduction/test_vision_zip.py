@@ -1,4 +1,5 @@
 import numpy as np
+from visual_tokens import ONE_IMAGE
 from visual_tokens import reduce
 from visual_tokens import sample
 
@@ -36,6 +37,17 @@ def test_few_tokens_are_all_dominant():
     (left,) = reduce(VisionZip(0.5), [sample(range(1, 9), None, attention)], 8)
     assert left["vision_positions"].tolist() == [1, 2, 3, 7]
     assert left["vision"][:, 0].tolist() == [1, 2, 3, 7]
+
+
+def test_newlines_go_first():
+    """Of 12 patches 11 are dominant; the last one is merged with itself."""
+    attention = np.linspace(0.2, 0.1, 14)
+    one = sample(ONE_IMAGE, None, attention)
+    patches = [i for i in range(14) if i not in (8, 13)]
+    for rate, indices in ((12 / 14, patches), (13 / 14, [*patches, 8])):
+        (left,) = reduce(VisionZip(rate), [one], 14)
+        assert left["vision_positions"].tolist() == sorted(indices)
+        assert left["vision"][:, 0].tolist() == sorted(indices)
 
 
 def test_images_of_a_sample_do_not_mix():

@@ -13,9 +13,10 @@ _ORIENTATION = 0x0112
 class ImageFolder:
     """The pictures of one folder.
 
-    What TensorFlow decodes to the pixels that `generate` would see goes into
-    the data set as it is, undecoded. Anything else, such as a picture with
-    transparency or one that EXIF turns, goes in as pixels.
+    What TensorFlow decodes to the picture that `generate` would see goes into
+    the data set as it is, undecoded (of a JPEG, its pixels differ a little).
+    Anything else, such as a picture with transparency or one that EXIF turns,
+    goes in as pixels.
 
     Args:
         path: path. The folder.
