@@ -39,7 +39,7 @@ def test_training(monkeypatch, tmp_path, capsys):
         run_script(
             monkeypatch,
             "train.py",
-            f"--vision-steps 1 --steps {steps} --steps-per-block 1 "
+            f"--start visor_tiny_en --steps {steps} --steps-per-block 1 "
             f"--batch-size 2 --samples 60 --workers {steps - 1} "
             f"--run {tmp_path / 'run'} "
             f"--output {tmp_path / 'out'}",

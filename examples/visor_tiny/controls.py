@@ -55,25 +55,15 @@ LAYOUTS = {
 }
 
 
-def train_control(name, run, schedule, start=None, reducer=None, workers=0):
-    """A trained model in float32, and the minutes that it took."""
-    keras.utils.set_random_seed(schedule.seed)
-    layout = LAYOUTS[name]
-    lm = make_model(WORDS, layout, schedule.dtype)
-    lm.reducer = reducer
-    # What can answer already goes on at all budgets.
-    full_steps = 0 if start else FULL * schedule.steps
-    draw_budget = Universal(len(layout["budgets"]), full_steps)
-    minutes = train(lm, schedule, draw_budget, run, start, workers=workers)
-    trained, lm = lm, make_model(WORDS, layout)
-    lm.set_weights(trained.get_weights())
-    lm.reducer = reducer
-    return lm, minutes
-
-
 def run_control(name, folder, workers):
     """Train a control and measure it."""
-    lm, minutes = train_control(name, folder / name, SCHEDULE, workers=workers)
+    keras.utils.set_random_seed(SCHEDULE.seed)
+    lm = make_model(WORDS, LAYOUTS[name], SCHEDULE.dtype)
+    full_steps = FULL * SCHEDULE.steps
+    draw_budget = Universal(len(lm.backbone.budgets), full_steps)
+    lm, minutes = train(
+        lm, SCHEDULE, draw_budget, folder / name, workers=workers
+    )
     record = {
         "schedule": dataclasses.asdict(SCHEDULE) | {"full": FULL},
         "minutes": round(minutes, 1),

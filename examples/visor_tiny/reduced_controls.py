@@ -2,8 +2,9 @@
 
 The dense control with each reducer, at rates at which it costs what "auto"
 costs the universal control, and half of that; and the universal control on
-pooled tokens (VISOR-TR): same pictures, same losses, same steps. What they
-reach on the test questions of `make claims` goes to `reduced_controls.json`.
+pooled tokens (VISOR-TR): same pictures, same losses, same steps, which what
+they are compared with has not had. What they reach on the test questions of
+`make claims` goes to `reduced_controls.json`.
 
     KERAS_BACKEND=torch python examples/visor_tiny/reduced_controls.py dense
 
@@ -16,13 +17,16 @@ import functools
 import json
 import pathlib
 
+import keras
 from controls import FOLDER
 from controls import RUNS
-from controls import train_control
 from controls import write_record
 from model import make_model
 from model import universal_layout
 from schedule import Schedule
+from schedule import Universal
+from schedule import load_trained
+from schedule import train
 from scoreboard import measure
 from supervision import WORDS
 
@@ -84,8 +88,11 @@ def reducers_of(name):
 def run_reduced(name, reducer_name, reducer, run, workers):
     """Train a control with a reducer and measure it."""
     folder = run / f"{name}_{reducer_name}"
-    start = run / name / "checkpoint.weights.h5"
-    lm, minutes = train_control(name, folder, SCHEDULE, start, reducer, workers)
+    keras.utils.set_random_seed(SCHEDULE.seed)
+    lm = load_trained(run / name, SCHEDULE.dtype, reducer=reducer)
+    # What can answer already goes on at all budgets.
+    draw_budget = Universal(len(lm.backbone.budgets), full_steps=0)
+    lm, minutes = train(lm, SCHEDULE, draw_budget, folder, True, workers)
     return {
         "reducer": repr(reducer),
         "schedule": dataclasses.asdict(SCHEDULE),

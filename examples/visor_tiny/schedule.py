@@ -16,6 +16,8 @@ from supervised import compile_supervised
 from supervision import TokenLabels
 from workers import making_ahead
 
+import keras_visor
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -72,7 +74,7 @@ def train(
     schedule: Schedule,
     draw_budget: Callable,
     run: pathlib.Path,
-    start: pathlib.Path | None = None,
+    reads: bool = False,
     workers: int = 0,
 ):
     """Train `lm`, on from the last checkpoint in the folder `run`.
@@ -83,14 +85,16 @@ def train(
         schedule: `Schedule`.
         draw_budget: function from a NumPy generator and the step to the index
             of the budget. With workers, it is pickled.
-        run: path. The folder of checkpoints.
-        start: path. Weights to begin with, instead of learning to read from
-            nothing: a checkpoint of another run. Defaults to `None`.
+        run: path. The folder of checkpoints, and of the trained model's
+            preset, `trained`.
+        reads: bool. Whether `lm` has been trained before, and its encoder
+            need not learn to read. Defaults to `False`.
         workers: int. Processes that make batches; with 0, a thread does.
             Defaults to 0.
 
     Returns:
-        float. The minutes that it took, all calls together.
+        The trained model in float32, so that what is measured is what is
+        shipped, and the minutes that it took, all calls together.
     """
     labels = TokenLabels(
         lm.preprocessor.tokenizer,
@@ -122,9 +126,7 @@ def train(
     checkpoint, progress = run / "checkpoint.weights.h5", run / "progress.json"
     with making_ahead(workers) as made_ahead:
         done, seconds = 0, 0.0
-        if not progress.exists() and start is not None:
-            model.load_weights(start)
-        elif not progress.exists():
+        if not progress.exists() and not reads:
             began = time.time()
             learn_to_read(lm, labels, schedule, run.parent, made_ahead)
             seconds += time.time() - began
@@ -153,7 +155,15 @@ def train(
             partial.replace(checkpoint)
             record = {"done": done, "seconds": seconds}
             progress.write_text(json.dumps(record))
-    return seconds / 60
+    lm.save_to_preset(str(run / "trained"))
+    return load_trained(run, "float32"), seconds / 60
+
+
+def load_trained(run, dtype, **arguments):
+    """What `train` has left in the folder `run`."""
+    return keras_visor.VisorCausalLM.from_preset(
+        str(run / "trained"), dtype=dtype, **arguments
+    )
 
 
 def learn_to_read(lm, labels, schedule, folder, made_ahead):

@@ -13,10 +13,10 @@ documents and charts, in hours on two cores:
 4. Every budget answers training questions; on these pseudo-labels the policy
    is trained, both ways, and the better one on validation data is kept.
 
-`--start` begins with what another run has learned, as the shipped weights did
-(see `history.md`). Started again, it goes on from
-its last checkpoint. At the end it writes the preset and, beside it, what it
-measured on validation data, `training.json`.
+`--start` goes on with a model of such a training instead, as the shipped
+weights did (see `history.md`). Started again, it goes on from its last
+checkpoint. At the end it writes the preset and, beside it, what it measured on
+validation data, `training.json`.
 """
 
 import argparse
@@ -27,6 +27,7 @@ import shlex
 import sys
 
 import keras
+from model import all_budgets
 from model import make_model
 from model import universal_layout
 from route import route
@@ -34,6 +35,9 @@ from schedule import Schedule
 from schedule import Universal
 from schedule import train
 from supervision import WORDS
+
+from keras_visor import VisorCausalLM
+from keras_visor.training import with_budgets
 
 
 def main():
@@ -47,7 +51,7 @@ def main():
         "--workers", type=int, default=0, help="processes that make batches"
     )
     parser.add_argument(
-        "--start", type=pathlib.Path, help="a checkpoint of another run"
+        "--start", metavar="PRESET", help="a trained model to go on with"
     )
     parser.add_argument("--run", type=pathlib.Path, default="runs/visor_tiny")
     parser.add_argument(
@@ -62,15 +66,15 @@ def main():
     schedule = Schedule(**arguments)
 
     keras.utils.set_random_seed(schedule.seed)
-    lm = make_model(WORDS, universal_layout(), schedule.dtype)
+    if start is None:
+        lm = make_model(WORDS, universal_layout(), schedule.dtype)
+    else:
+        lm = VisorCausalLM.from_preset(start, dtype=schedule.dtype)
+        lm = with_budgets(lm, all_budgets())
     print(f"{lm.count_params():,} parameters, budgets {lm.backbone.budgets}")
     budgets = Universal(len(lm.backbone.budgets), full * schedule.steps)
-    minutes = train(lm, schedule, budgets, run, start, workers=workers)
-
-    # In float32 from here on: what is measured is what is shipped.
-    trained = lm
-    lm = make_model(WORDS, universal_layout())
-    lm.set_weights(trained.get_weights())
+    reads = start is not None
+    lm, minutes = train(lm, schedule, budgets, run, reads, workers)
     # Scores are of one model, and are refused by a model trained longer.
     scores = run / f"after_{schedule.steps}"
     lm, record = route(lm, samples, scores, schedule.seed)
@@ -78,7 +82,7 @@ def main():
     record = {
         "command": shlex.join(["python", *sys.argv]),
         "backend": keras.config.backend(),
-        "start": start and str(start),
+        "start": start,
         "schedule": dataclasses.asdict(schedule) | {"full": full},
         "training_minutes": round(minutes, 1),
         "routing_samples": samples,
