@@ -141,3 +141,21 @@ def test_targets(monkeypatch):
     assert all(met for _, met in targets_of(best, best=True))
     assert not any(met for _, met in targets_of(slow, best=False))
     assert dict(targets_of(longer, best=True))["ratio ≥ 35"]
+
+
+def test_readme_figures():
+    """The speed-up that the README's table shows, of the best backend."""
+    readme = (BENCHMARKS.parent / "README.md").read_text()
+    rows = json.loads((BENCHMARKS / "results.json").read_text())
+    for length in (1_485, 3_699, 7_371):
+        ratios = [
+            max(
+                row["ratio"]
+                for row in rows
+                if (row["what"], row["visual_tokens"], row["budget"])
+                == ("prefill", length, budget)
+            )
+            for budget in ("minimal", "two", "dense")
+        ]
+        cells = " | ".join(f"{ratio:.1f}x" for ratio in ratios)
+        assert f"| {length:,} | {cells} |" in readme, cells
