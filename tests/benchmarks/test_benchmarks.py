@@ -32,6 +32,7 @@ PREFILL = {
     "ratio": 20.0,
     "dense": 8.0,
     "dense_ratio": 20.0,
+    "flops": 5.6e10,
     "flops_ratio": 25.0,
     "of_flops_ratio": 0.8,
     "machine": "a computer",
