@@ -85,7 +85,8 @@ def test_rematerialisation_trains_alike(visor_directory, monkeypatch):
         losses.append(history.history["loss"])
         runs.append(len(blocks))
     if keras.config.backend() == "torch":
-        assert runs[1] == 2 * runs[0]
+        # Three steps, and before them a call that builds.
+        assert runs[1] - runs[0] == 3 * runs[0] / 4
     # Recomputed or not, the answers stand.
     answers = lm.generate(batch(["strip"]), max_length=MAX_LENGTH, budget=1)
     assert len(answers) == 1
