@@ -92,7 +92,9 @@ def run_reduced(name, reducer_name, reducer, run, workers):
     lm = load_trained(run / name, SCHEDULE.dtype, reducer=reducer)
     # What can answer already goes on at all budgets.
     draw_budget = Universal(len(lm.backbone.budgets), full_steps=0)
-    lm, minutes = train(lm, SCHEDULE, draw_budget, folder, True, workers)
+    lm, minutes = train(
+        lm, SCHEDULE, draw_budget, folder, reads=True, workers=workers
+    )
     return {
         "reducer": repr(reducer),
         "schedule": dataclasses.asdict(SCHEDULE),

@@ -33,13 +33,7 @@ def map_blocks(function: Callable, block_size: int, *arrays):
     if length is None or length <= block_size:
         return function(*arrays)
     if runs_step_by_step():
-        outputs = [
-            function(*(a[:, start : start + block_size] for a in arrays))
-            for start in range(0, length, block_size)
-        ]
-        return tree.map_structure(
-            lambda *blocks: ops.concatenate(blocks, axis=1), *outputs
-        )
+        return _in_turns(function, block_size, 0, arrays)
     num_blocks = -(-length // block_size)
     block_size = -(-length // num_blocks)  # Even ones need little padding.
     blocks = tuple(_cut(array, num_blocks, block_size) for array in arrays)
@@ -54,9 +48,10 @@ def map_windows(function: Callable, block_size: int, margin: int, tokens):
     the whole.
 
     Args:
-        function: Maps a tensor (batch, length, ...) to a tuple of tensors
-            (batch, length, ...). A token's result depends on `margin` tokens
-            to either side at most, and beyond the ends are none.
+        function: Maps a tensor (batch, length, ...) to a tensor (batch,
+            length, ...) or a tuple of such. A token's result depends on
+            `margin` tokens to either side at most, and beyond the ends are
+            none.
         block_size: int. Tokens in a block.
         margin: int. Tokens to either side.
         tokens: Tensor (batch, length, ...).
@@ -67,14 +62,21 @@ def map_windows(function: Callable, block_size: int, margin: int, tokens):
     length = tokens.shape[1]
     if not runs_step_by_step() or length <= block_size:
         return function(tokens)
-    blocks = []
-    for start in range(0, length, block_size):
+    return _in_turns(function, block_size, margin, (tokens,))
+
+
+def _in_turns(function, block_size, margin, arrays):
+    """A plain loop over blocks, each computed with what stands around it."""
+
+    def compute(start):
         first = max(start - margin, 0)
-        outputs = function(tokens[:, first : start + block_size + margin])
+        seen = (a[:, first : start + block_size + margin] for a in arrays)
         block = slice(start - first, start - first + block_size)
-        blocks.append([output[:, block] for output in outputs])
-    return tuple(
-        ops.concatenate(parts, axis=1) for parts in zip(*blocks, strict=True)
+        return tree.map_structure(lambda t: t[:, block], function(*seen))
+
+    starts = range(0, arrays[0].shape[1], block_size)
+    return tree.map_structure(
+        lambda *blocks: ops.concatenate(blocks, axis=1), *map(compute, starts)
     )
 
 

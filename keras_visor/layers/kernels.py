@@ -6,8 +6,8 @@ them, which every other backend runs.
 
 import keras
 
-# A short prompt's tokens: the processor multiplies a large matrix by them
-# faster from the left, by up to 1.4 times, and no slower a few hundred.
+# As many tokens as a short prompt has: on a processor, a product with the
+# large matrix on the left takes down to 0.7 of the time, and never more.
 FEW_ROWS = range(16, 513)
 
 
@@ -49,17 +49,18 @@ def dense_product(tokens, kernel, bias, dtype):
     outputs = kernel.shape[tokens.ndim - 2 :]
     rows = tokens.flatten(0, 1).flatten(1)
     kernel = kernel.reshape(rows.shape[1], -1)
-    is_left = rows.device.type == "cpu" and len(rows) in FEW_ROWS
-    if bias is None and is_left:
-        # Left as it lies: a feed-forward network goes on from there.
-        product = torch.mm(kernel.T, rows.T).T
+    if bias is not None:
+        bias = _value(bias).to(dtype).flatten()
+    if rows.device.type == "cpu" and len(rows) in FEW_ROWS:
+        if bias is None:
+            # Left as it lies: a feed-forward network goes on from there.
+            product = torch.mm(kernel.T, rows.T).T
+        else:
+            product = torch.addmm(bias[:, None], kernel.T, rows.T)
+            product = product.T.contiguous()
     elif bias is None:
         product = torch.mm(rows, kernel)
-    elif is_left:
-        bias = _value(bias).to(dtype).flatten()[:, None]
-        product = torch.addmm(bias, kernel.T, rows.T).T.contiguous()
     else:
-        bias = _value(bias).to(dtype).flatten()
         product = torch.addmm(bias, rows, kernel)
     return product.view(*tokens.shape[:2], *outputs)
 

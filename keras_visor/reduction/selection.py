@@ -4,6 +4,7 @@ from keras import ops
 
 from keras_visor.layers.streams import Streams
 from keras_visor.reduction.reducer import kept_count
+from keras_visor.reduction.vision_sources import VisionSources
 
 
 def keep_best(streams: Streams, scores, rate: float) -> Streams:
@@ -91,9 +92,26 @@ def ordinals(mask):
     return ops.cumsum(ones, axis=1) - ones
 
 
-def earliest(mask, count):
-    """The first `count` (int32 (batch, 1)) tokens of a mask, as a mask."""
-    return ops.logical_and(mask, ordinals(mask) < count)
+def patches_first(mask, sources: VisionSources, rate: float):
+    """What there is to choose from where newlines go first.
+
+    Args:
+        mask: bool tensor (batch, vision_length).
+        sources: `VisionSources`.
+        rate: float. The share of all tokens that is kept.
+
+    Returns:
+        `(patches, count, newlines)`: bool tensor (batch, vision_length), the
+        tokens that are no newlines; int32 tensor (batch, 1), how many of them
+        are kept; and bool tensor (batch, vision_length), the newlines that
+        are kept because there are too few patches.
+    """
+    newlines = ops.logical_and(mask, sources.is_newline())
+    patches = ops.logical_and(mask, ~newlines)
+    wanted = kept_count(count_tokens(mask), rate)
+    count = ops.minimum(wanted, count_tokens(patches))
+    kept = ops.logical_and(newlines, ordinals(newlines) < wanted - count)
+    return patches, count, kept
 
 
 def count_tokens(mask):

@@ -6,10 +6,10 @@ from keras import ops
 from keras_visor.reduction.reducer import EarlyReducer
 from keras_visor.reduction.reducer import kept_count
 from keras_visor.reduction.selection import count_tokens
-from keras_visor.reduction.selection import earliest
 from keras_visor.reduction.selection import first_marked
 from keras_visor.reduction.selection import keep
 from keras_visor.reduction.selection import ordinals
+from keras_visor.reduction.selection import patches_first
 from keras_visor.reduction.selection import ranks
 from keras_visor.reduction.selection import unit_vectors
 
@@ -50,10 +50,7 @@ class VisPruner(EarlyReducer):
 
     def reduce(self, streams, sources):
         mask = ops.cast(streams.vision_mask, "bool")
-        newlines = ops.logical_and(mask, sources.is_newline())
-        patches = ops.logical_and(mask, ~newlines)
-        wanted = kept_count(count_tokens(mask), self.rate)
-        count = ops.minimum(wanted, count_tokens(patches))
+        patches, count, newlines = patches_first(mask, sources, self.rate)
         num_important = kept_count(count, IMPORTANT_SHARE)
         place = ranks(sources.attention, patches)
         important = place < num_important
@@ -70,7 +67,7 @@ class VisPruner(EarlyReducer):
         kept = ops.logical_or(
             important, ops.take_along_axis(diverse, place, axis=1)
         )
-        kept = ops.logical_or(kept, earliest(newlines, wanted - count))
+        kept = ops.logical_or(kept, newlines)
         return keep(streams, kept, kept_count(ops.shape(mask)[1], self.rate))
 
 

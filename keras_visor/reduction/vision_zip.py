@@ -6,11 +6,11 @@ from keras import ops
 from keras_visor.reduction.reducer import EarlyReducer
 from keras_visor.reduction.reducer import kept_count
 from keras_visor.reduction.selection import count_tokens
-from keras_visor.reduction.selection import earliest
 from keras_visor.reduction.selection import evenly
 from keras_visor.reduction.selection import first_marked
 from keras_visor.reduction.selection import keep
 from keras_visor.reduction.selection import ordinals
+from keras_visor.reduction.selection import patches_first
 from keras_visor.reduction.selection import ranks
 from keras_visor.reduction.selection import unit_vectors
 from keras_visor.reduction.vision_sources import image_ids_of
@@ -53,10 +53,7 @@ class VisionZip(EarlyReducer):
     def reduce(self, streams, sources):
         mask = ops.cast(streams.vision_mask, "bool")
         num_slots = kept_count(ops.shape(mask)[1], self.rate)
-        newlines = ops.logical_and(mask, sources.is_newline())
-        patches = ops.logical_and(mask, ~newlines)
-        wanted = kept_count(count_tokens(mask), self.rate)
-        count = ops.minimum(wanted, count_tokens(patches))
+        patches, count, newlines = patches_first(mask, sources, self.rate)
         num_dominant = kept_count(count, DOMINANT_SHARE)
         dominant = ranks(sources.attention, patches) < num_dominant
         others = ops.logical_and(patches, ~dominant)
@@ -77,7 +74,7 @@ class VisionZip(EarlyReducer):
         )
         merged = ops.where(contextual[:, :, None], merged, streams.vision)
         kept = ops.logical_or(dominant, contextual)
-        kept = ops.logical_or(kept, earliest(newlines, wanted - count))
+        kept = ops.logical_or(kept, newlines)
         return keep(streams._replace(vision=merged), kept, num_slots)
 
 
