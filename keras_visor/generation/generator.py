@@ -13,12 +13,9 @@ from keras_visor.generation import stages
 from keras_visor.generation.programs import Programs
 from keras_visor.layers.streams import Streams
 from keras_visor.preprocessing.buckets import bucket_length
+from keras_visor.preprocessing.buckets import chunks
 from keras_visor.reduction.reducer import Reducer
 from keras_visor.reduction.vision_sources import VisionSources
-
-# Tiles are encoded in chunks of these sizes, so that none is encoded that
-# only pads, and few programs are compiled.
-TILE_CHUNKS = (8, 4, 2, 1)
 
 TEXT_NAMES = ("token_ids", "text_positions", "padding_mask")
 VISION_NAMES = ("vision_positions", "vision_mask", "vision_image_ids")
@@ -85,9 +82,7 @@ class Generator:
         )
         attention = ops.zeros((*shape, 1)) if with_attention else None
         pixels = images.reshape(batch * tiles, *images.shape[2:])
-        while len(slots):
-            size = next(size for size in TILE_CHUNKS if size <= len(slots))
-            chunk, slots = slots[:size], slots[size:]
+        for chunk in chunks(slots):
             places = chunk.astype("int32")
             if with_attention:
                 encoded, received = self.programs.run(

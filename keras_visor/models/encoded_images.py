@@ -31,6 +31,11 @@ class EncodedImages:
     attention: Any = None
 
 
+def is_empty(entry) -> bool:
+    """Whether a sample's entry of `images` holds none."""
+    return entry is None or isinstance(entry, (list, tuple)) and not entry
+
+
 # The arrays that reducers go by: their name among the backbone's inputs, what
 # a token has of each, and of which type.
 SOURCES = {

@@ -329,12 +329,21 @@ class VisorBackbone(VisorPresetMixin, keras_hub.models.Backbone):
     ) -> tuple:
         """Visual tokens as they come, and what the reducer goes by.
 
+        Args:
+            inputs: dict, the backbone's inputs. Instead of `images` there may
+                be visual tokens, encoded before: `vision`, and the encoder's
+                attention on them, `vision_attention`.
+            reducer: `keras_visor.reduction.Reducer`. Defaults to `None`.
+
         Returns:
             `(vision, sources)`: a tensor (batch, vision_length, hidden_dim)
             and a `VisionSources`.
         """
         packing = inputs["vision_indices"], inputs["vision_weights"]
         sources = VisionSources(*packing, self.patches_per_tile)
+        if "vision" in inputs:
+            attention = inputs.get("vision_attention")
+            return inputs["vision"], sources._replace(attention=attention)
         if reducer is None or not reducer.needs_attention:
             return self.vision_tower(inputs["images"], *packing), sources
         vision, attention = self.vision_tower(

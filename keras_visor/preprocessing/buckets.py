@@ -1,5 +1,10 @@
 """Lengths to pad to, so that few shapes are ever compiled."""
 
+from collections.abc import Iterator
+from collections.abc import Sequence
+
+CHUNK_LENGTHS = (8, 4, 2, 1)
+
 
 def bucket_length(length: int, minimum: int = 16) -> int:
     """Returns the padded length of a sequence.
@@ -32,3 +37,20 @@ def bucket_length(length: int, minimum: int = 16) -> int:
         longest.bit_length() - 4, (minimum // 2).bit_length() - 1, 0
     )
     return -(-longest // step) * step
+
+
+def chunks(items: Sequence) -> Iterator[Sequence]:
+    """Cut what runs in batches into lengths for which programs are compiled.
+
+    None only pads, and few lengths occur: 8, 4, 2 and 1.
+
+    Args:
+        items: list or array.
+
+    Yields:
+        Slices of `items`, in order.
+    """
+    while len(items):
+        size = next(size for size in CHUNK_LENGTHS if size <= len(items))
+        yield items[:size]
+        items = items[size:]

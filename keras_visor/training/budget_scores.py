@@ -14,6 +14,8 @@ from rich.progress import track
 
 from keras_visor.analysis.flops import count_flops
 from keras_visor.datasets.metrics import exact_match
+from keras_visor.models.encoded_images import EncodedImages
+from keras_visor.models.encoded_images import is_empty
 from keras_visor.models.visor_backbone import VisorBackbone
 from keras_visor.models.visor_causal_lm import VisorCausalLM
 from keras_visor.models.weights_digest import weights_digest
@@ -91,8 +93,8 @@ def score_budgets(
     Args:
         lm: `VisorCausalLM` with its preprocessor.
         samples: dict of columns `prompts`, `responses` (the right answers)
-            and, if wanted, `images`, as `VisorCausalLM.fit` takes them. Other
-            columns are left alone.
+            and, if wanted, `images`, as `VisorCausalLM.fit` takes them, or
+            what `lm.encode` gave for them. Other columns are left alone.
         directory: str or path. Defaults to `None`: no files.
         metric: Callable from a list of one answer and a list of its response
             to a score from 0 to 1; shards know it by its name. Defaults to
@@ -232,13 +234,9 @@ def _batches(rows, size):
 
 def _answer(lm, columns, rows, metric, max_length):
     """What the file says of some samples."""
-    images = [columns["images"][row] for row in rows]
     inputs = {
         "prompts": [str(columns["prompts"][row]) for row in rows],
-        "images": [
-            None if image is None or len(entry) == 0 else lm.encode([entry])[0]
-            for image, entry in ((i, _image_list(i)) for i in images)
-        ],
+        "images": _encode(lm, [columns["images"][row] for row in rows]),
     }
     answers = []
     for budget in range(len(lm.backbone.budgets)):
@@ -276,8 +274,19 @@ def _score(metric, answer, response):
     return score
 
 
-def _image_list(entry):
-    return list(entry) if isinstance(entry, list | tuple) else [entry]
+def _encode(lm, images):
+    """`EncodedImages` of each sample, `None` where it has no image."""
+    encoded = [None if is_empty(entry) else entry for entry in images]
+    rows = [
+        row
+        for row, entry in enumerate(encoded)
+        if not (entry is None or isinstance(entry, EncodedImages))
+    ]
+    if rows:
+        found = lm.encode([encoded[row] for row in rows])
+        for row, entry in zip(rows, found, strict=True):
+            encoded[row] = entry
+    return encoded
 
 
 def _collect(lm, rows):

@@ -50,7 +50,8 @@ def train_policy(
     Args:
         lm: `VisorCausalLM` with its preprocessor.
         samples: dict of columns `prompts` and, if wanted, `images`, the
-            samples of `scores`.
+            samples of `scores`. What `lm.encode` gave, instead of images, is
+            not encoded again in every epoch, where memory allows.
         scores: `BudgetScores`, see `score_budgets`, or an array (samples,
             budgets).
         rule: `"argmax"` learns the label, the cheapest budget that is right,
@@ -189,7 +190,7 @@ class RoutingModel(keras.Model):
         lm: `VisorCausalLM` with a policy and its preprocessor.
 
     Call arguments:
-        inputs: dict, what `preprocessor.generate_preprocess` gives.
+        inputs: dict, what `lm.prompt_inputs` gives.
 
     Returns:
         A float32 tensor (batch, number of budgets).
@@ -231,7 +232,11 @@ class RoutingModel(keras.Model):
         labels = [np.stack(batch.pop("targets"))]
         if "weights" in batch:
             labels.append(np.stack(batch.pop("weights")))
-        return self.lm.preprocessor.generate_preprocess(batch), *labels
+        lm = self.lm
+        inputs = lm.prompt_inputs(
+            batch, lm.preprocessor.sequence_length, lm.reducer
+        )
+        return keras.tree.map_structure(ops.convert_to_numpy, inputs), *labels
 
 
 def _check_routable(lm):

@@ -50,7 +50,8 @@ def routing_logits(
 
     Args:
         lm: `VisorCausalLM` with a policy and its preprocessor.
-        samples: dict of columns `prompts` and, if wanted, `images`.
+        samples: dict of columns `prompts` and, if wanted, `images` or what
+            `lm.encode` gave for them.
         batch_size: int. Defaults to `32`.
         verbose: bool. Whether to show the progress. Defaults to `True`.
     """
@@ -63,8 +64,10 @@ def routing_logits(
     logits = []
     for start in track(starts, "Routing", disable=not verbose):
         rows = slice(start, start + batch_size)
-        inputs = lm.preprocessor.generate_preprocess(
-            {name: column[rows] for name, column in columns.items()}
+        inputs = lm.prompt_inputs(
+            {name: column[rows] for name, column in columns.items()},
+            lm.preprocessor.sequence_length,
+            lm.reducer,
         )
         logits.append(
             ops.convert_to_numpy(ops.cast(lm.route(inputs), "float32"))
@@ -160,13 +163,14 @@ def calibrate_tolerance(
     logits: np.ndarray,
     scores: BudgetScores,
     max_loss: float = 0.01,
+    groups: Sequence[str] | None = None,
 ) -> list[tuple[float, Routing]]:
     """Choose the tolerance of a policy on validation data.
 
     The model's tolerance becomes the one of 0.00, 0.01, ... 1.00 that costs
-    least and keeps at least `1 - max_loss` of the full budget's score, or the
-    best score where none does. It can be changed at any time, see
-    `set_policy_rule`, to trade FLOPs for accuracy without training.
+    least and keeps at least `1 - max_loss` of the full budget's score, in
+    every group, or the best score where none does. It can be changed at any
+    time, see `set_policy_rule`, to trade FLOPs for accuracy without training.
 
     Args:
         lm: `VisorCausalLM` whose policy was trained with the rule
@@ -175,6 +179,8 @@ def calibrate_tolerance(
             samples on which the policy did not train.
         scores: `BudgetScores` of the same samples.
         max_loss: float. Defaults to `0.01`.
+        groups: sequence of strings, one a sample, so that none of them pays
+            for the others. Defaults to `None`: one group.
 
     Returns:
         A list of `(tolerance, Routing)`, for every tolerance tried.
@@ -192,12 +198,16 @@ def calibrate_tolerance(
         raise ValueError(
             f"`max_loss` must be from 0 to 1. Received: {max_loss}"
         )
-    curve = []
+    curve, good = [], []
     for tolerance in np.linspace(0, 1, 101).round(2).tolist():
         set_policy_rule(lm, "tolerance", tolerance)
-        curve.append((tolerance, evaluate_routing(lm, logits, scores)[0]))
-    enough = (1 - max_loss) * curve[0][1].full_score
-    good = [point for point in curve if point[1].score >= enough]
+        overall, *each = evaluate_routing(lm, logits, scores, groups)
+        curve.append((tolerance, overall))
+        if all(
+            routing.score >= (1 - max_loss) * routing.full_score
+            for routing in (overall, *each)
+        ):
+            good.append(curve[-1])
     if good:
         best = min(good, key=lambda point: point[1].flops)
     else:

@@ -405,6 +405,26 @@ def test_answers_from_encoded_images(monkeypatch, visor):
     )
 
 
+def test_images_encoded_together_are_those_encoded_alone(visor):
+    # More than a chunk, of several sizes, one sample with several.
+    names = ["several images", *["strip", "one image", "conversation"] * 3]
+    images = batch(names)["images"]
+    together = visor.encode(images)
+    for entry, encoded in zip(images, together, strict=True):
+        (alone,) = visor.encode([entry])
+        assert encoded.image_lengths == alone.image_lengths
+        length = sum(alone.image_lengths)
+        for name in ("tokens", "indices", "weights"):
+            values, expected = (
+                ops.convert_to_numpy(getattr(each, name))
+                for each in (encoded, alone)
+            )
+            assert values.shape == expected.shape
+            np.testing.assert_allclose(
+                values[:length], expected[:length], rtol=0, atol=1e-5
+            )
+
+
 def test_many_questions_share_one_encoding(visor):
     questions = [
         question("What is the colour of the largest shape here? Is it red?", 1),

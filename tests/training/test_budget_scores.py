@@ -105,6 +105,17 @@ def test_scores_are_those_of_generate(lm, columns, whole):
     assert whole.vision_tokens[2] == 0 < whole.vision_tokens[3]
 
 
+def test_encoded_images_have_the_same_scores(lm, columns, whole):
+    images = [
+        image if image is None else lm.encode(image)
+        for image in columns["images"]
+    ]
+    images[3] = images[3][0]  # Of a list.
+    again = score(lm, {**columns, "images": images})
+    assert again.answers == whole.answers
+    np.testing.assert_array_equal(again.vision_tokens, whole.vision_tokens)
+
+
 def test_flops_are_those_of_count_flops(lm, whole):
     flops = whole.flops(lm.backbone)
     dense_flops = whole.dense_flops(lm.backbone)

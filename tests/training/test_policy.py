@@ -54,15 +54,33 @@ def train(lm, samples, scores, **arguments):
 )
 def test_it_is_what_generate_runs(load_small, samples, reducer):
     lm = with_policy(load_small(reducer=reducer), hidden_dim=8)
-    inputs = lm.preprocessor.generate_preprocess(
-        {name: samples[name][:3] for name in ("prompts", "images")}
-    )
-    np.testing.assert_allclose(
-        outputs(RoutingModel(lm), inputs),
-        routed(lm, {name: column[:3] for name, column in samples.items()}),
-        rtol=0,
-        atol=1e-5,  # Other programs, other paddings.
-    )
+    columns = {name: samples[name][:3] for name in ("prompts", "images")}
+    encoded = {**columns, "images": lm.encode(columns["images"])}
+    for given in (columns, encoded):
+        np.testing.assert_allclose(
+            outputs(RoutingModel(lm), lm.prompt_inputs(given, 64, reducer)),
+            routed(lm, columns),
+            rtol=0,
+            atol=1e-5,  # Other programs, other paddings.
+        )
+        np.testing.assert_allclose(
+            routing_logits(lm, given, verbose=False),
+            routed(lm, columns),
+            rtol=0,
+            atol=1e-5,
+        )
+
+
+def test_encoded_images_train_alike(load_small, samples):
+    logits = []
+    for encodes in (False, True):
+        keras.utils.set_random_seed(0)
+        lm = with_policy(load_small(), hidden_dim=8)
+        images = samples["images"]
+        given = lm.encode(images) if encodes else images
+        lm = train(lm, {**samples, "images": given}, SCORES, num_steps=5)
+        logits.append(routing_logits(lm, samples, verbose=False))
+    np.testing.assert_allclose(*logits, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("rule", ["argmax", "tolerance"])

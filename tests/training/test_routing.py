@@ -111,6 +111,22 @@ def test_the_cheapest_tolerance_that_is_good_enough(lm, max_loss, tolerance):
     assert lm.backbone.policy.tolerance == tolerance
 
 
+@pytest.mark.parametrize(
+    ("groups", "tolerance"),
+    [
+        # Minimal for all keeps 2.25 of 3.25.
+        (None, 0.39),
+        # But 0.25 of 1.5 in "hard", whose first sample is short by 0.381; the
+        # fourth, by 0.354.
+        (GROUPS, 0.36),
+    ],
+)
+def test_no_group_pays_for_another(lm, groups, tolerance):
+    set_policy_rule(lm, "tolerance")
+    calibrate_tolerance(lm, LOGITS, SCORES, max_loss=0.31, groups=groups)
+    assert lm.backbone.policy_tolerance == tolerance
+
+
 def test_where_none_is_good_enough_the_best(lm):
     set_policy_rule(lm, "tolerance")
     logits = LOGITS.copy()
