@@ -27,6 +27,8 @@ KINDS = (
 )
 # How often a question family is drawn; 1.0 where nothing is said.
 WEIGHTS = {
+    "item": 3.0,
+    **dict.fromkeys(("largest", "which_more"), 2.0),
     **dict.fromkeys(("document_kind", "is_document_kind", "background"), 0.1),
     **dict.fromkeys(("stamp_present", "bar_count", "shape_count"), 0.3),
     **dict.fromkeys(("header_colour", "stamp_colour"), 0.3),
