@@ -23,6 +23,7 @@ from comparisons import read_record
 from even_samples import GROUPS
 from even_samples import MAX_LENGTH
 from even_samples import draw_samples
+from even_samples import encoded
 from even_samples import share_out
 
 import keras_visor
@@ -63,6 +64,7 @@ class Measured:
     """
 
     def __init__(self, lm, samples, folder):
+        samples = encoded(lm, samples)
         self.groups = np.array(samples["groups"])
         self.families = np.array(samples["families"])
         found = training.score_budgets(
@@ -90,9 +92,9 @@ def choose(lm, samples):
     return training.choose_budgets(lm, training.routing_logits(lm, samples))
 
 
-def hide_pictures(samples):
+def hide_pictures(lm, samples):
     """The same questions, about a grey picture."""
-    grey = np.full_like(samples["images"][0], 128)
+    grey = lm.encode(np.full_like(samples["images"][0], 128))
     return {**samples, "images": [grey] * len(samples["images"])}
 
 
@@ -198,7 +200,7 @@ def main():
         )
         for what in ("font", "words")
     }
-    hidden = choose(lm, hide_pictures(samples))
+    hidden = choose(lm, hide_pictures(lm, samples))
     blind = measured.scores[np.arange(len(hidden)), hidden]
 
     def share(scores, group):

@@ -1,8 +1,10 @@
 """Questions about fresh pictures, evenly over the question families."""
 
 import collections
+import itertools
 
 import numpy as np
+from rich.progress import track
 
 from keras_visor.datasets import RenderedPictures
 from keras_visor.datasets import question_families
@@ -64,6 +66,14 @@ def draw_samples(split, counts, seed=0, unseen=None):
             columns["images"].append(example["image"])
             columns["families"].append(family)
             columns["groups"].append(group_of[family])
+
+
+def encoded(lm, samples):
+    """The same samples; what is done with them shares the encoder's work."""
+    images = samples["images"]
+    starts = track(range(0, len(images), 32), "Encoding")
+    batches = [lm.encode(images[at : at + 32]) for at in starts]
+    return {**samples, "images": list(itertools.chain(*batches))}
 
 
 def rows_of(names):

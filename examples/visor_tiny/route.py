@@ -1,14 +1,13 @@
 """Viable budgets and the policy that chooses among them."""
 
 import dataclasses
-import itertools
 
 import numpy as np
 from even_samples import MAX_LENGTH
 from even_samples import draw_samples
+from even_samples import encoded
 from even_samples import rows_of
 from even_samples import share_out
-from rich.progress import track
 
 from keras_visor.training import calibrate_tolerance
 from keras_visor.training import evaluate_routing
@@ -43,14 +42,6 @@ def rows_of_scores(scores, rows):
         text_tokens=scores.text_tokens[rows],
         vision_tokens=scores.vision_tokens[rows],
     )
-
-
-def encoded(lm, samples):
-    """The same samples; all that is measured here shares the encoder's work."""
-    images = samples["images"]
-    starts = track(range(0, len(images), BATCH_SIZE), "Encoding")
-    batches = [lm.encode(images[at : at + BATCH_SIZE]) for at in starts]
-    return {**samples, "images": list(itertools.chain(*batches))}
 
 
 def route(lm, num_samples, run, seed):
