@@ -303,7 +303,7 @@ def test_only_answers_are_learned():
         lm.preprocessor,
         first=3,
         steps=1,
-        batch_size=2,
+        batch_size=8,
         targets=("answer", "looks"),
         budgets=lm.backbone.budgets,
         draw_budget=lambda generator, step: 7,

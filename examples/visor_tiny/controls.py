@@ -1,9 +1,10 @@
 """Train what `visor_tiny_en` is compared with, on one shorter schedule.
 
 The universal model again, a model for each single budget, one with more
-cross-attention and no self-attention, and the dense model: same pictures,
-same losses, same steps. Their weights are not kept; what they reach on the
-test questions of `make claims` goes to `controls.json`, with their seeds.
+cross-attention and no self-attention, and the dense model. All start from the
+shipped weights: same pictures, same losses, same steps. Their weights are not
+kept; what they reach on the test questions of `make claims` goes to
+`controls.json`, with their seeds.
 
     KERAS_BACKEND=torch python examples/visor_tiny/controls.py universal dense
 
@@ -20,20 +21,23 @@ from model import CROSS_ATTENTION_LAYERS
 from model import LOOKING_LAYER
 from model import NUM_LAYERS
 from model import SELF_ATTENTION_LAYERS
-from model import make_model
 from model import universal_layout
+from model import with_layout
 from route import route
 from schedule import Schedule
 from schedule import Universal
 from schedule import train
 from scoreboard import measure
 from scoreboard import measure_auto
-from supervision import WORDS
+
+from keras_visor import VisorCausalLM
 
 FOLDER = pathlib.Path(__file__).parent
 RUNS = pathlib.Path("runs/controls")
-SCHEDULE = Schedule(steps=1000, vision_steps=1000)
-FULL = 0.3
+START = "visor_tiny_en"
+SCHEDULE = Schedule(
+    steps=150, learning_rate=2e-3, decay=0.7, seed=5, dtype="float32"
+)
 ROUTING_SAMPLES = 2000
 
 
@@ -58,14 +62,15 @@ LAYOUTS = {
 def run_control(name, folder, workers):
     """Train a control and measure it."""
     keras.utils.set_random_seed(SCHEDULE.seed)
-    lm = make_model(WORDS, LAYOUTS[name], SCHEDULE.dtype)
-    full_steps = FULL * SCHEDULE.steps
-    draw_budget = Universal(len(lm.backbone.budgets), full_steps)
+    shipped = VisorCausalLM.from_preset(START, dtype=SCHEDULE.dtype)
+    lm = with_layout(shipped, LAYOUTS[name])
+    # What can answer already goes on at all budgets.
+    draw_budget = Universal(len(lm.backbone.budgets), full_steps=0)
     lm, minutes = train(
-        lm, SCHEDULE, draw_budget, folder / name, workers=workers
+        lm, SCHEDULE, draw_budget, folder / name, reads=True, workers=workers
     )
     record = {
-        "schedule": dataclasses.asdict(SCHEDULE) | {"full": FULL},
+        "schedule": dataclasses.asdict(SCHEDULE),
         "minutes": round(minutes, 1),
         "budgets": measure(lm, folder / name / "scores"),
     }

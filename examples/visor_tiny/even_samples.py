@@ -12,6 +12,7 @@ from keras_visor.datasets import question_families
 GROUPS = tuple(question_families())
 # Text tokens of a question and its answer, with room to spare.
 MAX_LENGTH = 64
+BATCH_SIZE = 32
 
 
 def share_out(count):
@@ -71,8 +72,8 @@ def draw_samples(split, counts, seed=0, unseen=None):
 def encoded(lm, samples):
     """The same samples; what is done with them shares the encoder's work."""
     images = samples["images"]
-    starts = track(range(0, len(images), 32), "Encoding")
-    batches = [lm.encode(images[at : at + 32]) for at in starts]
+    starts = track(range(0, len(images), BATCH_SIZE), "Encoding")
+    batches = [lm.encode(images[at : at + BATCH_SIZE]) for at in starts]
     return {**samples, "images": list(itertools.chain(*batches))}
 
 

@@ -1,5 +1,6 @@
 """The architecture of `visor_tiny_en`: LLaVA-OneVision's, in small."""
 
+import functools
 import itertools
 
 import keras_hub
@@ -45,8 +46,16 @@ def all_budgets():
     ]
 
 
-def make_tokenizer(words):
-    """Byte-level BPE in Qwen2's style, to which each of `words` is a token."""
+@functools.cache
+def learn_vocabulary(words):
+    """Byte-level BPE in Qwen2's style, to which each of `words` is a token.
+
+    Args:
+        words: tuple of strings.
+
+    Returns:
+        A string, the contents of a `tokenizer.json`.
+    """
     pictures = RenderedPictures("train", 2000)
     examples = [pictures.example(index) for index in range(len(pictures))]
     questions = [text for each in examples for text in each["questions"]]
@@ -65,7 +74,7 @@ def make_tokenizer(words):
             show_progress=False,
         ),
     )
-    return keras_visor.VisorTokenizer(tokenizer.to_str())
+    return tokenizer.to_str()
 
 
 def universal_layout():
@@ -86,7 +95,7 @@ def make_model(words, layout, dtype="float32"):
             look at the image.
         dtype: The dtype policy. Defaults to `"float32"`.
     """
-    tokenizer = make_tokenizer(words)
+    tokenizer = keras_visor.VisorTokenizer(learn_vocabulary(tuple(words)))
     backbone = keras_visor.VisorBackbone(
         vision_encoder=keras_hub.models.SigLIPVisionEncoder(
             patch_size=PATCH_SIZE,
@@ -119,6 +128,22 @@ def make_model(words, layout, dtype="float32"):
         tokenizer, converter, sequence_length=SERVING_LENGTH
     )
     return keras_visor.VisorCausalLM(backbone, preprocessor)
+
+
+def with_layout(lm, layout):
+    """The weights of a trained model where other layers look at the image.
+
+    A cross-attention that it has not starts as one that changes nothing.
+    """
+    old = lm.backbone
+    new = keras_visor.VisorBackbone.from_config(
+        {**old.get_config(), **layout, "policy_hidden_dim": None}
+    )
+    known = {layer.name: layer for layer in old.layers}
+    for layer in new.layers:
+        if layer.name in known:
+            layer.set_weights(known[layer.name].get_weights())
+    return keras_visor.VisorCausalLM(new, lm.preprocessor)
 
 
 def start_as_similarity(backbone):

@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+from even_samples import BATCH_SIZE
 from even_samples import MAX_LENGTH
 from even_samples import draw_samples
 from even_samples import encoded
@@ -29,19 +30,8 @@ MIN_GAIN = 0.005
 # out, since what a layer does for them is lost in the noise.
 CALIBRATED = ("coarse", "fine")
 MAX_LOSS = 0.005
-BATCH_SIZE = 32
 # How often the policy sees each question.
 EPOCHS = 6
-
-
-def rows_of_scores(scores, rows):
-    return dataclasses.replace(
-        scores,
-        scores=scores.scores[rows],
-        answers=[scores.answers[row] for row in rows],
-        text_tokens=scores.text_tokens[rows],
-        vision_tokens=scores.vision_tokens[rows],
-    )
 
 
 def route(lm, num_samples, run, seed):
@@ -104,7 +94,7 @@ def route(lm, num_samples, run, seed):
             calibrate_tolerance(
                 routed,
                 logits[counting],
-                rows_of_scores(validation_scores, counting),
+                validation_scores.take(counting),
                 MAX_LOSS,
                 groups[counting],
             )

@@ -1,5 +1,6 @@
 """How a model fares, on the test questions of `make claims` or others."""
 
+from even_samples import BATCH_SIZE
 from even_samples import MAX_LENGTH
 from even_samples import draw_samples
 from even_samples import rows_of
@@ -53,5 +54,5 @@ def measure_auto(lm, folder):
 def _score(lm, folder, split="test"):
     samples = draw_samples(split, share_out(SAMPLES))
     return samples, training.score_budgets(
-        lm, samples, folder, max_length=MAX_LENGTH, batch_size=32
+        lm, samples, folder, max_length=MAX_LENGTH, batch_size=BATCH_SIZE
     )

@@ -388,43 +388,6 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
         mask = np.arange(max_length) < lengths[:, None]
         return {"token_ids": padded, "padding_mask": mask}, report
 
-    def prompt_inputs(
-        self, inputs, max_length: int, reducer: Reducer | None
-    ) -> dict:
-        """The backbone's inputs; visual tokens where images came encoded.
-
-        Args:
-            inputs: See `generate`.
-            max_length: int. The most text tokens that a prompt may have.
-            reducer: `keras_visor.reduction.Reducer` or `None`. Whether the
-                encoder's attention is wanted, where some images came encoded.
-        """
-        images = inputs.get("images") if isinstance(inputs, dict) else None
-        entries = images if isinstance(images, (list, tuple)) else [images]
-        if not any(isinstance(entry, EncodedImages) for entry in entries):
-            return self.preprocessor.generation_batch(inputs, max_length)
-        if isinstance(inputs["prompts"], str):
-            inputs = {**inputs, "prompts": [inputs["prompts"]]}
-        entries = [
-            entry
-            if isinstance(entry, EncodedImages) or is_empty(entry)
-            else self._encode([_as_list(entry)], reducer)[0]
-            for entry in entries
-        ]
-        x = self.preprocessor.generation_batch(
-            {**inputs, "images": entries}, max_length
-        )
-        batch, length = x["vision_mask"].shape
-        if len(entries) == 1:
-            entries = entries * batch
-        width = self.backbone.hidden_dim
-        empty = ops.zeros((0, width), dtype=self.backbone.compute_dtype)
-        rows = [empty if is_empty(e) else e.tokens for e in entries]
-        x["vision"] = ops.stack(
-            [ops.pad(row, ((0, length - row.shape[0]), (0, 0))) for row in rows]
-        )
-        return {**x, **stack_sources(entries, length)}
-
     def _stop_token_ids(self, stop_token_ids):
         if isinstance(stop_token_ids, str) and stop_token_ids == "auto":
             if self.preprocessor is None:
@@ -491,39 +454,76 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
             )
         return np.broadcast_to(budgets, (batch_size,))
 
+    def prompt_inputs(
+        self, inputs, max_length: int, reducer: Reducer | None
+    ) -> dict:
+        """The backbone's inputs; visual tokens where images came encoded.
+
+        Args:
+            inputs: See `generate`.
+            max_length: int. The most text tokens that a prompt may have.
+            reducer: `keras_visor.reduction.Reducer` or `None`. Whether the
+                encoder's attention is wanted, where some images came encoded.
+        """
+        images = inputs.get("images") if isinstance(inputs, dict) else None
+        entries = images if isinstance(images, (list, tuple)) else [images]
+        if not any(isinstance(entry, EncodedImages) for entry in entries):
+            return self.preprocessor.generation_batch(inputs, max_length)
+        if isinstance(inputs["prompts"], str):
+            inputs = {**inputs, "prompts": [inputs["prompts"]]}
+        entries = self._encode(entries, reducer)
+        x = self.preprocessor.generation_batch(
+            {**inputs, "images": entries}, max_length
+        )
+        batch, length = x["vision_mask"].shape
+        if len(entries) == 1:
+            entries = entries * batch
+        width = self.backbone.hidden_dim
+        empty = ops.zeros((0, width), dtype=self.backbone.compute_dtype)
+        rows = [empty if e is None else e.tokens for e in entries]
+        x["vision"] = ops.stack(
+            [ops.pad(row, ((0, length - row.shape[0]), (0, 0))) for row in rows]
+        )
+        return {**x, **stack_sources(entries, length)}
+
     def encode(self, images) -> Any:
         """Encode images once, for many questions.
 
         Args:
             images: One image, or a list with an entry for each prompt: an
-                image or the list of its images. Several are encoded together,
+                image or the list of its images, `None` without one, or an
+                `EncodedImages`, which stays. Several are encoded together,
                 faster than one by one.
 
         Returns:
-            An `EncodedImages` for one image, else a list of them. `generate`
-            takes them instead of images; a single one serves all prompts.
-            Every visual token is there, whatever `lm.reducer` says; the
-            encoder's attention is if `lm.reducer` goes by it.
+            An `EncodedImages` for one image, else a list of them, with `None`
+            where there is no image. `generate` takes them instead of images;
+            a single one serves all prompts. Every visual token is there,
+            whatever `lm.reducer` says; the encoder's attention is if
+            `lm.reducer` goes by it.
         """
         if getattr(images, "ndim", 0) == 4:
             images = list(images)
-        single = not isinstance(images, (list, tuple))
-        entries = [images] if single else list(images)
-        entries = [_as_list(entry) for entry in entries]
-        if not entries or not all(entries):
-            raise ValueError(
-                "`images` must hold an image for each entry. Received: "
-                f"{images!r}"
-            )
-        encoded = self._encode(entries, self.reducer)
-        return encoded[0] if single else encoded
+        if is_empty(images):
+            raise ValueError(f"`images` must hold an image. Received: {images}")
+        if isinstance(images, (list, tuple)):
+            return self._encode(images, self.reducer)
+        return self._encode([images], self.reducer)[0]
 
     def _encode(self, entries, reducer):
-        return [
-            encoded
-            for chunk in chunks(entries)
-            for encoded in self._encode_together(chunk, reducer)
+        encoded = [None if is_empty(entry) else entry for entry in entries]
+        rows = [
+            row
+            for row, entry in enumerate(encoded)
+            if not (entry is None or isinstance(entry, EncodedImages))
         ]
+        for chunk in chunks(rows):
+            found = self._encode_together(
+                [_as_list(encoded[row]) for row in chunk], reducer
+            )
+            for row, entry in zip(chunk, found, strict=True):
+                encoded[row] = entry
+        return encoded
 
     def _encode_together(self, entries, reducer):
         x = self.preprocessor.generate_preprocess(

@@ -1,5 +1,6 @@
 """How well a model answers at every budget, sample by sample."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -14,8 +15,6 @@ from rich.progress import track
 
 from keras_visor.analysis.flops import count_flops
 from keras_visor.datasets.metrics import exact_match
-from keras_visor.models.encoded_images import EncodedImages
-from keras_visor.models.encoded_images import is_empty
 from keras_visor.models.visor_backbone import VisorBackbone
 from keras_visor.models.visor_causal_lm import VisorCausalLM
 from keras_visor.models.weights_digest import weights_digest
@@ -44,6 +43,16 @@ class BudgetScores:
     answers: list[list[str]]
     text_tokens: np.ndarray
     vision_tokens: np.ndarray
+
+    def take(self, rows: Sequence[int]) -> "BudgetScores":
+        """What was found of some of the samples, given by their indices."""
+        return dataclasses.replace(
+            self,
+            scores=self.scores[rows],
+            answers=[self.answers[row] for row in rows],
+            text_tokens=self.text_tokens[rows],
+            vision_tokens=self.vision_tokens[rows],
+        )
 
     def flops(
         self, backbone: VisorBackbone, reducer: Reducer | None = None
@@ -236,7 +245,7 @@ def _answer(lm, columns, rows, metric, max_length):
     """What the file says of some samples."""
     inputs = {
         "prompts": [str(columns["prompts"][row]) for row in rows],
-        "images": _encode(lm, [columns["images"][row] for row in rows]),
+        "images": lm.encode([columns["images"][row] for row in rows]),
     }
     answers = []
     for budget in range(len(lm.backbone.budgets)):
@@ -272,21 +281,6 @@ def _score(metric, answer, response):
             f"{answer!r} and {response!r}"
         )
     return score
-
-
-def _encode(lm, images):
-    """`EncodedImages` of each sample, `None` where it has no image."""
-    encoded = [None if is_empty(entry) else entry for entry in images]
-    rows = [
-        row
-        for row, entry in enumerate(encoded)
-        if not (entry is None or isinstance(entry, EncodedImages))
-    ]
-    if rows:
-        found = lm.encode([encoded[row] for row in rows])
-        for row, entry in zip(rows, found, strict=True):
-            encoded[row] = entry
-    return encoded
 
 
 def _collect(lm, rows):

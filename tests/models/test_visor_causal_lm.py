@@ -452,6 +452,10 @@ def test_encoded_images_among_others(visor):
     samples["images"][0] = visor.encode(samples["images"][0])[0]
     samples["images"][1] = None
     assert ask(visor, samples, budget=[0, 2, 0, 1]) == answers
+    encoded = visor.encode(samples["images"])
+    assert encoded[0] is samples["images"][0] and encoded[1] is None
+    samples["images"] = encoded
+    assert ask(visor, samples, budget=[0, 2, 0, 1]) == answers
 
 
 # === What goes in and comes out ===

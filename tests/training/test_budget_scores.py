@@ -116,6 +116,17 @@ def test_encoded_images_have_the_same_scores(lm, columns, whole):
     np.testing.assert_array_equal(again.vision_tokens, whole.vision_tokens)
 
 
+def test_some_of_the_samples(lm, whole):
+    rows = [3, 0]
+    some = whole.take(np.array(rows))
+    assert some.budgets == whole.budgets
+    assert some.answers == [whole.answers[row] for row in rows]
+    np.testing.assert_array_equal(some.scores, whole.scores[rows])
+    np.testing.assert_array_equal(
+        some.flops(lm.backbone), whole.flops(lm.backbone)[rows]
+    )
+
+
 def test_flops_are_those_of_count_flops(lm, whole):
     flops = whole.flops(lm.backbone)
     dense_flops = whole.dense_flops(lm.backbone)
