@@ -21,11 +21,12 @@ demo: .venv/demo
 		"how many shapes are there?" --picture outputs/answer.png
 
 # All backends at once: when one ends, the others have its share of the cores.
+# A thread each, since threads that wait for one another waste the cores.
 test: .venv/dev
 	$(MAKE) --jobs=3 --output-sync=line $(BACKENDS:%=test-%)
 
 test-%: .venv/dev
-	KERAS_BACKEND=$* $(BIN)/python -m pytest
+	KERAS_BACKEND=$* OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 lint: .venv/dev
 	$(BIN)/ruff check .

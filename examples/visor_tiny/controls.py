@@ -22,7 +22,6 @@ from model import LOOKING_LAYER
 from model import NUM_LAYERS
 from model import SELF_ATTENTION_LAYERS
 from model import universal_layout
-from model import with_layout
 from route import route
 from schedule import Schedule
 from schedule import Universal
@@ -31,6 +30,7 @@ from scoreboard import measure
 from scoreboard import measure_auto
 
 from keras_visor import VisorCausalLM
+from keras_visor.training import with_layout
 
 FOLDER = pathlib.Path(__file__).parent
 RUNS = pathlib.Path("runs/controls")
@@ -63,7 +63,7 @@ def run_control(name, folder, workers):
     """Train a control and measure it."""
     keras.utils.set_random_seed(SCHEDULE.seed)
     shipped = VisorCausalLM.from_preset(START, dtype=SCHEDULE.dtype)
-    lm = with_layout(shipped, LAYOUTS[name])
+    lm = with_layout(shipped, **LAYOUTS[name])
     # What can answer already goes on at all budgets.
     draw_budget = Universal(len(lm.backbone.budgets), full_steps=0)
     lm, minutes = train(

@@ -130,22 +130,6 @@ def make_model(words, layout, dtype="float32"):
     return keras_visor.VisorCausalLM(backbone, preprocessor)
 
 
-def with_layout(lm, layout):
-    """The weights of a trained model where other layers look at the image.
-
-    A cross-attention that it has not starts as one that changes nothing.
-    """
-    old = lm.backbone
-    new = keras_visor.VisorBackbone.from_config(
-        {**old.get_config(), **layout, "policy_hidden_dim": None}
-    )
-    known = {layer.name: layer for layer in old.layers}
-    for layer in new.layers:
-        if layer.name in known:
-            layer.set_weights(known[layer.name].get_weights())
-    return keras_visor.VisorCausalLM(new, lm.preprocessor)
-
-
 def start_as_similarity(backbone):
     """Let a word look, from the start, at the patches that resemble it.
 

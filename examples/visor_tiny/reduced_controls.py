@@ -20,10 +20,10 @@ import pathlib
 import keras
 from controls import FOLDER
 from controls import RUNS
+from controls import SCHEDULE as CONTROLS
 from controls import write_record
 from model import make_model
 from model import universal_layout
-from schedule import Schedule
 from schedule import Universal
 from schedule import load_trained
 from schedule import train
@@ -33,7 +33,8 @@ from supervision import WORDS
 from keras_visor import reduction
 from keras_visor.analysis import count_flops
 
-SCHEDULE = Schedule(steps=150)
+# Half as many steps again as the controls have had.
+SCHEDULE = dataclasses.replace(CONTROLS, steps=CONTROLS.steps // 2)
 
 # Functions from a rate to a reducer.
 REDUCERS = {

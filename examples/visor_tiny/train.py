@@ -1,6 +1,6 @@
 """Train `visor_tiny_en`, the model that comes with the package.
 
-A VISOR of 2.3 million parameters learns from scratch to read rendered
+A VISOR of 2.4 million parameters learns from scratch to read rendered
 documents and charts, in hours on two cores:
 
     KERAS_BACKEND=torch python examples/visor_tiny/train.py

@@ -1,5 +1,7 @@
 """Visual tokens that many questions can share."""
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,9 +33,24 @@ class EncodedImages:
     attention: Any = None
 
 
-def is_empty(entry) -> bool:
-    """Whether a sample's entry of `images` holds none."""
-    return entry is None or isinstance(entry, (list, tuple)) and not entry
+def image_list(entry: Any) -> Sequence | EncodedImages:
+    """The images of one prompt as a list, empty where there is none.
+
+    What is encoded already stays as it is.
+    """
+    if entry is None:
+        return []
+    if isinstance(entry, EncodedImages):
+        return entry
+    if isinstance(entry, (list, tuple)):
+        return list(entry)
+    if isinstance(entry, bytes):  # A path that went through NumPy.
+        return [os.fsdecode(entry)]
+    if isinstance(entry, np.ndarray) and (
+        entry.ndim == 4 or entry.dtype.kind in "OSU" and entry.ndim == 1
+    ):
+        return [image for one in entry for image in image_list(one)]
+    return [entry]
 
 
 # The arrays that reducers go by: their name among the backbone's inputs, what
@@ -45,29 +62,23 @@ SOURCES = {
 }
 
 
-def stack_sources(entries: list, length: int) -> dict:
+def stack_sources(entries: list[EncodedImages], length: int) -> dict:
     """What reducers go by, of a batch, as far as every entry knows it.
 
     Args:
-        entries: list of `EncodedImages`, with something else where a sample
-            has no image.
+        entries: list of `EncodedImages`.
         length: int. The batch's vision_length.
 
     Returns:
         A dict of those of `vision_indices`, `vision_weights` and
         `vision_attention` that are known, as NumPy arrays.
     """
-    encoded = {
-        row: entry
-        for row, entry in enumerate(entries)
-        if isinstance(entry, EncodedImages)
-    }
     sources = {}
     for attribute, (name, shape, dtype) in SOURCES.items():
-        known = {row: getattr(e, attribute) for row, e in encoded.items()}
-        if any(values is None for values in known.values()):
+        known = [getattr(entry, attribute) for entry in entries]
+        if any(values is None for values in known):
             continue
         sources[name] = np.zeros((len(entries), length, *shape), dtype)
-        for row, values in known.items():
+        for row, values in enumerate(known):
             sources[name][row, : len(values)] = values[:length]
     return sources

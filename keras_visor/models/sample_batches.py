@@ -4,6 +4,26 @@ import math
 
 import keras
 
+from keras_visor.models.tf_batches import as_tf_dataset
+
+
+def preprocessed_batches(
+    samples, preprocessor, batch_size=None, shuffle: bool = False
+):
+    """`SampleBatches`, as Keras' training takes them on every backend.
+
+    Args:
+        samples: See `SampleBatches`.
+        preprocessor: See `SampleBatches`.
+        batch_size: See `SampleBatches`.
+        shuffle: bool. Whether each epoch has the batches in another order;
+            a `PyDataset` leaves that to Keras. Defaults to `False`.
+    """
+    batches = SampleBatches(samples, preprocessor, batch_size)
+    if keras.config.backend() == "tensorflow":
+        return as_tf_dataset(batches, shuffle)
+    return batches
+
 
 class SampleBatches(keras.utils.PyDataset):
     """Preprocessed batches of a dict of columns or of a `PyDataset`.
@@ -11,7 +31,8 @@ class SampleBatches(keras.utils.PyDataset):
     Args:
         samples: dict of lists or arrays, one entry a sample, or a
             `keras.utils.PyDataset` whose items are batches of such dicts.
-        preprocessor: `VisorCausalLMPreprocessor`.
+        preprocessor: `VisorCausalLMPreprocessor`, or another function of a
+            batch.
         batch_size: int. For a dict only. Defaults to `None`: 32.
     """
 

@@ -339,7 +339,8 @@ class VisorBackbone(VisorPresetMixin, keras_hub.models.Backbone):
             `(vision, sources)`: a tensor (batch, vision_length, hidden_dim)
             and a `VisionSources`.
         """
-        packing = inputs["vision_indices"], inputs["vision_weights"]
+        # Encoded images may lack them, where no reducer goes by them.
+        packing = inputs.get("vision_indices"), inputs.get("vision_weights")
         sources = VisionSources(*packing, self.patches_per_tile)
         if "vision" in inputs:
             attention = inputs.get("vision_attention")

@@ -14,10 +14,10 @@ from keras import ops
 from keras_visor.generation.decoding import writes_token_by_token
 from keras_visor.generation.generator import Generator
 from keras_visor.models.encoded_images import EncodedImages
-from keras_visor.models.encoded_images import is_empty
+from keras_visor.models.encoded_images import image_list
 from keras_visor.models.encoded_images import stack_sources
 from keras_visor.models.loader import VisorPresetMixin
-from keras_visor.models.sample_batches import SampleBatches
+from keras_visor.models.sample_batches import preprocessed_batches
 from keras_visor.models.visor_backbone import VisorBackbone
 from keras_visor.models.visor_causal_lm_preprocessor import (
     VisorCausalLMPreprocessor,
@@ -344,6 +344,7 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
         if self.preprocessor is None:
             x = {name: np.array(value) for name, value in inputs.items()}
             max_length = x["token_ids"].shape[1]
+            _check_encoded(x, reducer)
         else:
             if isinstance(inputs, dict) and "budget" in inputs:
                 raise ValueError(
@@ -355,7 +356,6 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
             x = self.prompt_inputs(inputs, max_length, reducer)
         budgets = self._resolve_budgets(budget, len(x["token_ids"]))
         _check_ends_in_text(x)
-        _check_encoded(x, reducer)
         return x, max_length, budgets, stop_token_ids, reducer
 
     def _generate_batch(
@@ -455,16 +455,32 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
         return np.broadcast_to(budgets, (batch_size,))
 
     def prompt_inputs(
-        self, inputs, max_length: int, reducer: Reducer | None
+        self,
+        inputs,
+        max_length: int | None = None,
+        reducer: str | Reducer | None = "auto",
     ) -> dict:
-        """The backbone's inputs; visual tokens where images came encoded.
+        """The backbone's inputs, with visual tokens where images came encoded.
 
         Args:
-            inputs: See `generate`.
+            inputs: String, list of strings or a dict, see `generate`.
             max_length: int. The most text tokens that a prompt may have.
-            reducer: `keras_visor.reduction.Reducer` or `None`. Whether the
-                encoder's attention is wanted, where some images came encoded.
+                Defaults to `None`: the preprocessor's `sequence_length`.
+            reducer: See `generate`. Whether the encoder's attention is
+                wanted, where some images came encoded and others have to be.
+
+        Returns:
+            A dict of NumPy arrays, see `VisorBackbone`. If any image came
+            encoded, it has, instead of `images`, the tensor `vision` (batch,
+            vision_length, hidden_dim) and, if all of them have it, the
+            encoder's attention, `vision_attention` (batch, vision_length).
+
+        Raises:
+            ValueError: Bad prompts or images, or encoded images that lack
+                what the reducer goes by.
         """
+        reducer = self._resolve_reducer(reducer)
+        max_length = max_length or self.preprocessor.sequence_length
         images = inputs.get("images") if isinstance(inputs, dict) else None
         entries = images if isinstance(images, (list, tuple)) else [images]
         if not any(isinstance(entry, EncodedImages) for entry in entries):
@@ -478,52 +494,68 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
         batch, length = x["vision_mask"].shape
         if len(entries) == 1:
             entries = entries * batch
-        width = self.backbone.hidden_dim
-        empty = ops.zeros((0, width), dtype=self.backbone.compute_dtype)
-        rows = [empty if e is None else e.tokens for e in entries]
         x["vision"] = ops.stack(
-            [ops.pad(row, ((0, length - row.shape[0]), (0, 0))) for row in rows]
+            [
+                ops.pad(tokens, ((0, length - tokens.shape[0]), (0, 0)))
+                for tokens in (entry.tokens[:length] for entry in entries)
+            ]
         )
-        return {**x, **stack_sources(entries, length)}
+        x |= stack_sources(entries, length)
+        _check_encoded(x, reducer)
+        return x
 
     def encode(self, images) -> Any:
         """Encode images once, for many questions.
 
         Args:
-            images: One image, or a list with an entry for each prompt: an
-                image or the list of its images, `None` without one, or an
-                `EncodedImages`, which stays. Several are encoded together,
-                faster than one by one.
+            images: One image, or a list with an entry for each prompt, as
+                `generate` takes them: an image, the list of its images,
+                `None` without one, or an `EncodedImages`, which stays.
+                Several are encoded together, faster than one by one.
 
         Returns:
-            An `EncodedImages` for one image, else a list of them, with `None`
-            where there is no image. `generate` takes them instead of images;
-            a single one serves all prompts. Every visual token is there,
-            whatever `lm.reducer` says; the encoder's attention is if
-            `lm.reducer` goes by it.
+            An `EncodedImages` for one image, else a list of them, with no
+            tokens where there is no image. `generate` takes them instead of
+            images; a single one serves all prompts. Every visual token is
+            there, whatever `lm.reducer` says. The encoder's attention is
+            there only if `lm.reducer` goes by it.
         """
-        if getattr(images, "ndim", 0) == 4:
-            images = list(images)
-        if is_empty(images):
+        several = isinstance(images, (list, tuple)) or (
+            getattr(images, "ndim", 3) in (1, 4)
+        )
+        entries = list(images) if several else [images]
+        if not entries or images is None:
             raise ValueError(f"`images` must hold an image. Received: {images}")
-        if isinstance(images, (list, tuple)):
-            return self._encode(images, self.reducer)
-        return self._encode([images], self.reducer)[0]
+        encoded = self._encode(entries, self.reducer)
+        return encoded if several else encoded[0]
 
     def _encode(self, entries, reducer):
-        encoded = [None if is_empty(entry) else entry for entry in entries]
-        rows = [
-            row
-            for row, entry in enumerate(encoded)
-            if not (entry is None or isinstance(entry, EncodedImages))
-        ]
+        encoded = [image_list(entry) for entry in entries]
+        rows = []
+        for row, entry in enumerate(encoded):
+            if isinstance(entry, EncodedImages):
+                continue
+            if entry:
+                rows.append(row)
+            else:
+                encoded[row] = self._no_image(reducer)
         for chunk in chunks(rows):
-            found = self._encode_together(
-                [_as_list(encoded[row]) for row in chunk], reducer
-            )
+            found = self._encode_together([encoded[r] for r in chunk], reducer)
             for row, entry in zip(chunk, found, strict=True):
                 encoded[row] = entry
         return encoded
+
+    def _no_image(self, reducer):
+        wants_attention = reducer is not None and reducer.needs_attention
+        return EncodedImages(
+            tokens=ops.zeros(
+                (0, self.backbone.hidden_dim), self.backbone.compute_dtype
+            ),
+            image_lengths=(),
+            indices=np.zeros((0, 4), "int32"),
+            weights=np.zeros((0, 4), "float32"),
+            attention=np.zeros(0, "float32") if wants_attention else None,
+        )
 
     def _encode_together(self, entries, reducer):
         x = self.preprocessor.generate_preprocess(
@@ -540,23 +572,25 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
             attention = ops.convert_to_numpy(attention)
         for row, mask in enumerate(x["vision_mask"].astype(bool)):
             length = bucket_length(int(mask.sum()))
+            # Copies: a view would keep the padding of the whole chunk.
             yield EncodedImages(
-                tokens=tokens[row, :length],
+                tokens=ops.copy(tokens[row, :length]),
                 image_lengths=tuple(
                     np.bincount(x["vision_image_ids"][row, mask]).tolist()
                 ),
-                indices=x["vision_indices"][row, :length],
-                weights=x["vision_weights"][row, :length],
+                indices=x["vision_indices"][row, :length].copy(),
+                weights=x["vision_weights"][row, :length].copy(),
                 attention=None
                 if attention is None
-                else attention[row, :length],
+                else attention[row, :length].copy(),
             )
 
     def route(self, inputs: dict):
         """The policy's logits for preprocessed inputs.
 
         Args:
-            inputs: dict, what `preprocessor.generate_preprocess` gives.
+            inputs: dict, what `preprocessor.generate_preprocess` or
+                `prompt_inputs` gives.
 
         Returns:
             A tensor (batch, number of budgets).
@@ -605,9 +639,13 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
                     validation_data=validation_data,
                     **kwargs,
                 )
+            shuffle = kwargs.pop("shuffle", True)
+            x = self._preprocessed(x, batch_size, shuffle)
+            # What is a dataset of tf.data by now has its own order.
+            kwargs["shuffle"] = shuffle and not hasattr(x, "as_numpy_iterator")
             return keras.Model.fit(
                 self,
-                x=self._preprocessed(x, batch_size),
+                x=x,
                 validation_data=self._preprocessed(validation_data, batch_size),
                 **kwargs,
             )
@@ -665,7 +703,7 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
             return self.preprocessor is not None
         return isinstance(data, keras.utils.PyDataset)
 
-    def _preprocessed(self, data, batch_size):
+    def _preprocessed(self, data, batch_size, shuffle=False):
         if isinstance(data, tuple):
             data, *labels = data
             if any(label is not None for label in labels):
@@ -678,12 +716,10 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
         # Again: another model may share the preprocessor.
         self._tell_preprocessor()
         if self._wraps(data):
-            return SampleBatches(data, self.preprocessor, batch_size)
+            return preprocessed_batches(
+                data, self.preprocessor, batch_size, shuffle
+            )
         return data.map(self.preprocessor)
-
-
-def _as_list(entry):
-    return entry if isinstance(entry, (list, tuple)) else [entry]
 
 
 def _check_encoded(x, reducer):

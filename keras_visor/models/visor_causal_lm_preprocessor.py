@@ -1,7 +1,5 @@
 """From prompts, images and responses to the backbone's inputs."""
 
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +9,7 @@ import numpy as np
 
 from keras_visor._compat import in_tf_function
 from keras_visor.models.encoded_images import EncodedImages
+from keras_visor.models.encoded_images import image_list
 from keras_visor.models.loader import VisorPresetMixin
 from keras_visor.models.visor_backbone import VisorBackbone
 from keras_visor.models.visor_image_converter import VisorImageConverter
@@ -281,7 +280,7 @@ class VisorCausalLMPreprocessor(
         prompts = columns["prompts"]
         responses = columns.get("responses") or [None] * len(prompts)
         images = columns.get("images")
-        images = [_image_list(entry) for entry in images or [[]] * len(prompts)]
+        images = [image_list(entry) for entry in images or [[]] * len(prompts)]
         for name, column in (("images", images), ("responses", responses)):
             if len(column) != len(prompts):
                 raise ValueError(
@@ -459,20 +458,3 @@ def _text(name: str, value: Any) -> str:
             f"{type(value)}"
         )
     return str(value)
-
-
-def _image_list(entry: Any) -> Sequence | EncodedImages:
-    """The images of one prompt as a list."""
-    if entry is None:
-        return []
-    if isinstance(entry, EncodedImages):
-        return entry
-    if isinstance(entry, (list, tuple)):
-        return list(entry)
-    if isinstance(entry, bytes):  # A path that went through NumPy.
-        return [os.fsdecode(entry)]
-    if isinstance(entry, np.ndarray) and (
-        entry.ndim == 4 or entry.dtype.kind in "OSU" and entry.ndim == 1
-    ):
-        return [image for one in entry for image in _image_list(one)]
-    return [entry]

@@ -1,4 +1,4 @@
-"""Lengths to pad to, so that few shapes are ever compiled."""
+"""Lengths to pad to or to cut into, so that few shapes are ever compiled."""
 
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -40,9 +40,9 @@ def bucket_length(length: int, minimum: int = 16) -> int:
 
 
 def chunks(items: Sequence) -> Iterator[Sequence]:
-    """Cut what runs in batches into lengths for which programs are compiled.
+    """Cut what runs in batches into batches of 8, 4, 2 and 1.
 
-    None only pads, and few lengths occur: 8, 4, 2 and 1.
+    So no row is there only to pad, and few shapes are compiled.
 
     Args:
         items: list or array.

@@ -13,6 +13,7 @@ from keras_visor.training.pseudo_labels import label_frequencies
 from keras_visor.training.pseudo_labels import pseudo_labels
 from keras_visor.training.rebuild import set_policy_rule
 from keras_visor.training.rebuild import with_budgets
+from keras_visor.training.rebuild import with_layout
 from keras_visor.training.rebuild import with_policy
 from keras_visor.training.resumable_fit import fit
 from keras_visor.training.routing import Routing
@@ -53,5 +54,6 @@ __all__ = [
     "unfreeze",
     "viable_budgets",
     "with_budgets",
+    "with_layout",
     "with_policy",
 ]

@@ -20,6 +20,7 @@ from keras_visor.models.visor_causal_lm import VisorCausalLM
 from keras_visor.models.weights_digest import weights_digest
 from keras_visor.reduction.reducer import Reducer
 from keras_visor.training.checks import check_positive
+from keras_visor.training.columns import image_column
 from keras_visor.training.score_shards import PATTERN
 from keras_visor.training.score_shards import read_shard
 from keras_visor.training.score_shards import shard_path
@@ -222,11 +223,10 @@ def _columns(lm, samples):
             f"{list(samples) if isinstance(samples, dict) else type(samples)}"
         )
     count = len(samples["prompts"])
-    images = samples.get("images")
     columns = {
         "prompts": samples["prompts"],
         "responses": samples["responses"],
-        "images": [None] * count if images is None else images,
+        "images": image_column(samples),
     }
     lengths = {name: len(column) for name, column in columns.items()}
     if not count or len(set(lengths.values())) != 1:

@@ -11,10 +11,11 @@ from keras import ops
 from keras_visor.generation import stages
 from keras_visor.layers.budget_policy import RULES
 from keras_visor.layers.streams import Streams
-from keras_visor.models.sample_batches import SampleBatches
+from keras_visor.models.sample_batches import preprocessed_batches
 from keras_visor.models.visor_causal_lm import VisorCausalLM
 from keras_visor.training.budget_scores import BudgetScores
 from keras_visor.training.checks import check_positive
+from keras_visor.training.columns import image_column
 from keras_visor.training.freezing import training_only
 from keras_visor.training.pseudo_labels import is_right
 from keras_visor.training.pseudo_labels import pseudo_labels
@@ -51,7 +52,7 @@ def train_policy(
         lm: `VisorCausalLM` with its preprocessor.
         samples: dict of columns `prompts` and, if wanted, `images`, the
             samples of `scores`. What `lm.encode` gave, instead of images, is
-            not encoded again in every epoch, where memory allows.
+            not encoded again in every epoch; it has to fit in memory.
         scores: `BudgetScores`, see `score_budgets`, or an array (samples,
             budgets).
         rule: `"argmax"` learns the label, the cheapest budget that is right,
@@ -121,10 +122,10 @@ def train_policy(
         targets = right[rows].astype("float32")
         loss = keras.losses.BinaryCrossentropy(from_logits=True)
         weights = None
-    images = samples.get("images")
+    images = image_column(samples)
     columns = {
         "prompts": [prompts[row] for row in rows],
-        "images": None if images is None else [images[row] for row in rows],
+        "images": [images[row] for row in rows],
         "targets": targets,
         "weights": weights,
     }
@@ -190,7 +191,7 @@ class RoutingModel(keras.Model):
         lm: `VisorCausalLM` with a policy and its preprocessor.
 
     Call arguments:
-        inputs: dict, what `lm.prompt_inputs` gives.
+        inputs: dict, what `lm.prompt_inputs` gives for encoded images.
 
     Returns:
         A float32 tensor (batch, number of budgets).
@@ -225,17 +226,17 @@ class RoutingModel(keras.Model):
 
     def fit(self, x, batch_size=None, **kwargs):
         """On a `PyDataset` of `prompts`, `images`, `targets`, `weights`."""
-        return super().fit(SampleBatches(x, self._preprocess), **kwargs)
+        batches = preprocessed_batches(x, self._preprocess)
+        return super().fit(batches, **kwargs)
 
     def _preprocess(self, batch):
         batch = dict(batch)
         labels = [np.stack(batch.pop("targets"))]
         if "weights" in batch:
             labels.append(np.stack(batch.pop("weights")))
-        lm = self.lm
-        inputs = lm.prompt_inputs(
-            batch, lm.preprocessor.sequence_length, lm.reducer
-        )
+        # All of them encoded: every batch has the same structure.
+        batch["images"] = self.lm.encode(batch["images"])
+        inputs = self.lm.prompt_inputs(batch)
         return keras.tree.map_structure(ops.convert_to_numpy, inputs), *labels
 
 

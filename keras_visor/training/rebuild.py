@@ -1,4 +1,4 @@
-"""The same weights with other budgets, or with a policy."""
+"""The same weights in another layout, with other budgets or a policy."""
 
 from collections.abc import Sequence
 
@@ -7,8 +7,15 @@ import numpy as np
 from keras import ops
 
 from keras_visor.layers.budget_policy import RULES
+from keras_visor.layers.layout import complete_layout
 from keras_visor.models.visor_causal_lm import VisorCausalLM
 from keras_visor.training.checks import check_positive
+
+NO_POLICY = {
+    "policy_hidden_dim": None,
+    "policy_rule": "argmax",
+    "policy_tolerance": 0.0,
+}
 
 
 def with_budgets(
@@ -40,10 +47,50 @@ def with_budgets(
     return _rebuild(
         lm,
         budgets=[list(budget) for budget in budgets],
-        policy_hidden_dim=None,
-        policy_rule="argmax",
-        policy_tolerance=0.0,
+        **NO_POLICY,
     )
+
+
+def with_layout(
+    lm: VisorCausalLM,
+    cross_attention_layers: Sequence[int],
+    self_attention_layers: Sequence[int],
+    budgets: Sequence[Sequence[int]] | None = None,
+) -> VisorCausalLM:
+    """A copy of a model in which other layers look at the image.
+
+    A cross-attention that the model has not is new, and adds nothing until it
+    is trained. A policy is left behind.
+
+    Args:
+        lm: `VisorCausalLM`, dense or a VISOR.
+        cross_attention_layers: list of int. See `VisorBackbone`.
+        self_attention_layers: list of int. See `VisorBackbone`.
+        budgets: list of lists of int. Defaults to `None`: nested sets, see
+            `VisorBackbone`.
+
+    Returns:
+        A `VisorCausalLM` with weights of its own, compiled afresh.
+
+    Raises:
+        ValueError: A layout that the model cannot have.
+
+    Example:
+    ```python
+    lm = keras_visor.VisorCausalLM.from_preset("visor_tiny_en")
+    lm = keras_visor.training.with_layout(
+        lm, cross_attention_layers=[0, 3, 5, 7], self_attention_layers=[4, 6]
+    )
+    lm.backbone.budgets  # [[], [6], [4, 6]]
+    ```
+    """
+    layout = complete_layout(
+        lm.backbone.num_layers,
+        cross_attention_layers,
+        self_attention_layers,
+        budgets,
+    )
+    return _rebuild(lm, **layout, **NO_POLICY)
 
 
 def with_policy(
@@ -71,9 +118,7 @@ def with_policy(
     check_positive(hidden_dim=hidden_dim)
     return _rebuild(
         lm,
-        policy_hidden_dim=hidden_dim,
-        policy_rule="argmax",
-        policy_tolerance=0.0,
+        **{**NO_POLICY, "policy_hidden_dim": hidden_dim},
     )
 
 
@@ -118,16 +163,12 @@ def _rebuild(lm, **changes):
         config["vision_encoder"]
     )
     new = type(old).from_config(config)
-    weights, values = _without_policy(new), _without_policy(old)
-    if [w.shape for w in weights] != [v.shape for v in values]:
-        raise ValueError(
-            "`lm` must have the weights that its config says. Received "
-            f"{len(values)} weights where {len(weights)} belong: merge LoRA "
-            "first, by saving the model and loading it."
-        )
-    for weight, value in zip(weights, values, strict=True):
-        # A copy: on JAX training gives up the buffers it starts from.
-        weight.assign(np.array(ops.convert_to_numpy(value)))
+    known = {layer.name: layer for layer in old.layers}
+    for layer in new.layers:
+        # New are the policy and, in another layout, cross-attentions, which
+        # change nothing until they are trained.
+        if layer is not new.policy and layer.name in known:
+            _copy_weights(known[layer.name], layer)
     preprocessor = lm.preprocessor
     if preprocessor is not None:
         # One of its own: the number of budgets is kept there too.
@@ -139,7 +180,14 @@ def _rebuild(lm, **changes):
     return type(lm)(new, preprocessor, reducer=lm.reducer)
 
 
-def _without_policy(backbone):
-    policy = backbone.policy
-    own = {id(w) for w in policy.weights} if policy is not None else set()
-    return [w for w in backbone.weights if id(w) not in own]
+def _copy_weights(old, new):
+    if [w.shape for w in new.weights] != [w.shape for w in old.weights]:
+        raise ValueError(
+            "`lm` must have the weights that its config says. Received "
+            f"{len(old.weights)} weights in {old.name} where "
+            f"{len(new.weights)} belong: merge LoRA first, by saving the model "
+            "and loading it."
+        )
+    for weight, value in zip(new.weights, old.weights, strict=True):
+        # A copy: on JAX training gives up the buffers it starts from.
+        weight.assign(np.array(ops.convert_to_numpy(value)))

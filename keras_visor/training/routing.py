@@ -10,6 +10,7 @@ from rich.progress import track
 
 from keras_visor.models.visor_causal_lm import VisorCausalLM
 from keras_visor.training.budget_scores import BudgetScores
+from keras_visor.training.columns import image_column
 from keras_visor.training.rebuild import set_policy_rule
 
 
@@ -55,19 +56,13 @@ def routing_logits(
         batch_size: int. Defaults to `32`.
         verbose: bool. Whether to show the progress. Defaults to `True`.
     """
-    columns = {
-        name: samples[name]
-        for name in ("prompts", "images")
-        if samples.get(name) is not None
-    }
-    starts = range(0, len(columns["prompts"]), batch_size)
+    prompts, images = samples["prompts"], image_column(samples)
+    starts = range(0, len(prompts), batch_size)
     logits = []
     for start in track(starts, "Routing", disable=not verbose):
         rows = slice(start, start + batch_size)
         inputs = lm.prompt_inputs(
-            {name: column[rows] for name, column in columns.items()},
-            lm.preprocessor.sequence_length,
-            lm.reducer,
+            {"prompts": prompts[rows], "images": images[rows]}
         )
         logits.append(
             ops.convert_to_numpy(ops.cast(lm.route(inputs), "float32"))
@@ -169,8 +164,9 @@ def calibrate_tolerance(
 
     The model's tolerance becomes the one of 0.00, 0.01, ... 1.00 that costs
     least and keeps at least `1 - max_loss` of the full budget's score, in
-    every group, or the best score where none does. It can be changed at any
-    time, see `set_policy_rule`, to trade FLOPs for accuracy without training.
+    every group. Where none does, it is the one whose worst group loses least.
+    It can be changed at any time, see `set_policy_rule`, to trade FLOPs for
+    accuracy without training.
 
     Args:
         lm: `VisorCausalLM` whose policy was trained with the rule
@@ -198,22 +194,24 @@ def calibrate_tolerance(
         raise ValueError(
             f"`max_loss` must be from 0 to 1. Received: {max_loss}"
         )
-    curve, good = [], []
+    curve, worths = [], []
     for tolerance in np.linspace(0, 1, 101).round(2).tolist():
         set_policy_rule(lm, "tolerance", tolerance)
-        overall, *each = evaluate_routing(lm, logits, scores, groups)
-        curve.append((tolerance, overall))
-        if all(
-            routing.score >= (1 - max_loss) * routing.full_score
-            for routing in (overall, *each)
-        ):
-            good.append(curve[-1])
-    if good:
-        best = min(good, key=lambda point: point[1].flops)
-    else:
-        best = max(curve, key=lambda point: point[1].score)
-    set_policy_rule(lm, "tolerance", best[0])
+        routings = evaluate_routing(lm, logits, scores, groups)
+        curve.append((tolerance, routings[0]))
+        # As good as any that keeps enough, or the worse the more it loses.
+        lost = max(map(_lost_share, routings))
+        worths.append((max(lost, max_loss), routings[0].flops))
+    best, _ = curve[worths.index(min(worths))]
+    set_policy_rule(lm, "tolerance", best)
     return curve
+
+
+def _lost_share(routing):
+    """Which share of the full budget's score the policy's choices lose."""
+    if routing.full_score == 0:
+        return 0.0
+    return 1 - routing.score / routing.full_score
 
 
 def _check_policy(lm):

@@ -58,7 +58,8 @@ def run(script, *arguments):
 def test_quick(tmp_path):
     path = tmp_path / "results.json"
     backend = keras.config.backend()
-    run("speed.py", "--quick", "--backend", backend, "--results", path)
+    arguments = "--quick", "--threads", 1, "--backend", backend
+    run("speed.py", *arguments, "--results", path)
     rows = json.loads(path.read_text())
     for row in rows:
         for key, kind in KEYS.items():
@@ -85,10 +86,7 @@ def test_quick(tmp_path):
     assert "## Prefill" in path.with_suffix(".md").read_text()
 
     # All is there: nothing is measured again.
-    run(
-        "speed.py", "--quick", "--resume", "--backend", backend,
-        "--results", path,
-    )  # fmt: skip
+    run("speed.py", *arguments, "--resume", "--results", path)
     assert json.loads(path.read_text()) == rows
 
 

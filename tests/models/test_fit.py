@@ -188,6 +188,60 @@ def test_without_the_preprocessor(monkeypatch, standing, expected_loss, form):
     np.testing.assert_allclose(history["loss"], [expected_loss], rtol=1e-5)
 
 
+def test_a_batch_of_another_size_comes_last(standing, reference):
+    """After two that are alike; the order is the data's."""
+    columns = {
+        "prompts": [question("Which shape?", 1)] * 3,
+        "responses": ["12", "a red circle", "the second"],
+        "images": [picture(24, 50), picture(24, 50, 1), picture(160, 150, 8)],
+        "budget": [0, 1, 1],
+    }
+    losses = response_losses(reference, columns, columns["budget"])
+    seen = []
+    standing.fit(
+        columns,
+        batch_size=1,
+        verbose=0,
+        shuffle=False,
+        callbacks=[
+            keras.callbacks.LambdaCallback(
+                on_train_batch_end=lambda batch, logs: seen.append(logs["loss"])
+            )
+        ],
+    )
+    # Keras gives the mean of what it has seen.
+    means = np.cumsum(losses) / np.arange(1, 4) / SEQUENCE_LENGTH
+    np.testing.assert_allclose(seen, means, rtol=1e-5)
+    evaluated = standing.evaluate(
+        columns, batch_size=1, verbose=0, return_dict=True
+    )
+    np.testing.assert_allclose(evaluated["loss"], means[-1], rtol=1e-5)
+
+
+def test_every_epoch_shuffles(standing):
+    class Numbered(Batches):
+        seen = []
+        ends = 0
+
+        def __len__(self):
+            return 6
+
+        def __getitem__(self, index):
+            self.seen.append(index)
+            return super().__getitem__(index % 2)
+
+        def on_epoch_end(self):
+            Numbered.ends += 1
+
+    keras.utils.set_random_seed(0)
+    standing.fit(Numbered(), epochs=2, verbose=0)
+    # TensorFlow has a look at the first one to know what is in it.
+    epochs = Numbered.seen[-12:-6], Numbered.seen[-6:]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(6))
+    assert epochs[0] != epochs[1]
+    assert Numbered.ends >= 2
+
+
 def test_images_of_different_sizes(standing, reference):
     """And the full budget where the data have none."""
     before = copy.deepcopy(MIXED)

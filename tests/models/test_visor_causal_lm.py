@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import warnings
 
+import keras
 import keras_hub
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from model_checks import batch
 from model_checks import check_rows
 from model_checks import outputs
 from model_checks import preprocess
+from PIL import Image
 from samples import MANY_TILES
 from samples import MAX_LENGTH
 from samples import SAMPLES
@@ -425,6 +427,34 @@ def test_images_encoded_together_are_those_encoded_alone(visor):
             )
 
 
+def test_encoded_images_hold_themselves_alone(visor):
+    """Not the padding of those that were encoded beside them."""
+    for encoded in visor.encode([picture(10, 10), picture(160, 150)]):
+        assert encoded.indices.base is encoded.weights.base is None
+        if keras.config.backend() == "torch":
+            tokens = encoded.tokens
+            assert tokens.untyped_storage().nbytes() == 4 * tokens.numel()
+
+
+def test_what_generate_takes_can_be_encoded(visor, tmp_path):
+    path = tmp_path / "picture.png"
+    Image.fromarray(picture(24, 50)).save(path)
+    pair = np.stack([picture(30, 30), picture(30, 30, 1)])
+    entries = [pair, str(path), str(path).encode(), path, None]
+    assert [e.image_lengths for e in visor.encode(entries)] == [
+        (17, 17),
+        *[visor.encode(picture(24, 50)).image_lengths] * 3,
+        (),
+    ]
+    samples = {
+        "prompts": [question("Which one?", 2), question("Which one?", 1)],
+        "images": [pair, path],
+    }
+    answers = ask(visor, samples, budget=0)
+    samples["images"][1] = visor.encode(path)
+    assert ask(visor, samples, budget=0) == answers
+
+
 def test_many_questions_share_one_encoding(visor):
     questions = [
         question("What is the colour of the largest shape here? Is it red?", 1),
@@ -453,7 +483,8 @@ def test_encoded_images_among_others(visor):
     samples["images"][1] = None
     assert ask(visor, samples, budget=[0, 2, 0, 1]) == answers
     encoded = visor.encode(samples["images"])
-    assert encoded[0] is samples["images"][0] and encoded[1] is None
+    assert encoded[0] is samples["images"][0]
+    assert encoded[1].image_lengths == ()
     samples["images"] = encoded
     assert ask(visor, samples, budget=[0, 2, 0, 1]) == answers
 

@@ -116,6 +116,17 @@ def test_encoded_images_have_the_same_scores(lm, columns, whole):
     np.testing.assert_array_equal(again.vision_tokens, whole.vision_tokens)
 
 
+def test_one_encoding_serves_all_prompts(lm, columns):
+    image = columns["images"][0]
+    two = {name: columns[name][:2] for name in ("prompts", "responses")}
+    shared, each = (
+        score(lm, {**two, "images": images})
+        for images in (lm.encode(image), [image, image])
+    )
+    assert shared.answers == each.answers
+    np.testing.assert_array_equal(shared.vision_tokens, each.vision_tokens)
+
+
 def test_some_of_the_samples(lm, whole):
     rows = [3, 0]
     some = whole.take(np.array(rows))

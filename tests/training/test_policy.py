@@ -1,5 +1,6 @@
 """The policy learns, and nothing else does."""
 
+import dataclasses
 import json
 
 import keras
@@ -7,6 +8,8 @@ import numpy as np
 import pytest
 from keras import ops
 from model_checks import outputs
+from samples import picture
+from samples import question
 
 from keras_visor import VisorCausalLM
 from keras_visor.reduction import FastV
@@ -81,6 +84,79 @@ def test_encoded_images_train_alike(load_small, samples):
         lm = train(lm, {**samples, "images": given}, SCORES, num_steps=5)
         logits.append(routing_logits(lm, samples, verbose=False))
     np.testing.assert_allclose(*logits, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_batches_of_every_kind(load_small, samples, seed):
+    """Encoded or not, without an image, longer, larger: one of them ends."""
+    lm = with_policy(load_small(), hidden_dim=8)
+    first, second, *_ = samples["images"]
+    given = {
+        "prompts": [
+            question("Which one?", 1),
+            question("Is (a small) circle here? Or a large one there?", 1),
+            question("Which one?"),
+            question("Which one?", 2),
+            question("Which one?", 1),
+        ],
+        "images": [
+            *lm.encode([first, second]),
+            None,
+            [picture(160, 150), first],
+            second,
+        ],
+    }
+    before = routing_logits(lm, given, verbose=False)
+    scores = [[1.0, 1.0], [0.0, 1.0], [1.0, 1.0], [0.0, 1.0], [1.0, 1.0]]
+    lm = train_policy(
+        lm,
+        given,
+        scores,
+        num_steps=6,
+        batch_size=2,
+        learning_rate=0.02,
+        seed=seed,
+        verbose=0,
+    )
+    assert np.abs(routing_logits(lm, given, verbose=False) - before).max() > 0.1
+
+
+def test_one_encoding_serves_all_prompts(with_untrained, samples):
+    image = samples["images"][0]
+    shared, each = (
+        routing_logits(
+            with_untrained,
+            {"prompts": samples["prompts"][:3], "images": images},
+            verbose=False,
+        )
+        for images in (with_untrained.encode(image), [image] * 3)
+    )
+    np.testing.assert_allclose(shared, each, rtol=0, atol=1e-5)
+
+
+def test_images_encoded_elsewhere(load_small, samples):
+    """Where they came from matters to reducers alone."""
+    lm = with_policy(load_small(), hidden_dim=8)
+    encoded = [
+        dataclasses.replace(image, indices=None, weights=None)
+        for image in lm.encode(samples["images"][:2])
+    ]
+    given = {"prompts": samples["prompts"][:2], "images": encoded}
+    np.testing.assert_allclose(
+        routing_logits(lm, given, verbose=False),
+        routed(lm, {**given, "images": samples["images"][:2]}),
+        rtol=0,
+        atol=1e-5,
+    )
+    scores = SCORES[:2]
+    train_policy(lm, given, scores, num_steps=1, batch_size=2, verbose=0)
+    lm.reducer = VisionZip(0.3)
+    for use in (
+        lambda: routing_logits(lm, given, verbose=False),
+        lambda: train_policy(lm, given, scores, num_steps=1, verbose=0),
+    ):
+        with pytest.raises(ValueError, match="without `indices`"):
+            use()
 
 
 @pytest.mark.parametrize("rule", ["argmax", "tolerance"])

@@ -1,10 +1,11 @@
-"""The same weights with other budgets, or with a policy."""
+"""The same weights in another layout, with other budgets or a policy."""
 
 import copy
 
 import keras
 import numpy as np
 import pytest
+from keras import ops
 from model_checks import batch
 from model_checks import check_rows
 from model_checks import outputs
@@ -15,6 +16,7 @@ from keras_visor.checkpoints import export
 from keras_visor.reduction import UniformChoice
 from keras_visor.training import set_policy_rule
 from keras_visor.training import with_budgets
+from keras_visor.training import with_layout
 from keras_visor.training import with_policy
 
 NAMES = ("strip", "text only")
@@ -85,6 +87,49 @@ def test_presets_and_exports_hold_the_budgets(rebudgeted, weights_of, tmp_path):
             np.testing.assert_array_equal(weight, expected)
 
 
+@pytest.mark.parametrize(
+    "layout, budgets",
+    [
+        # Fewer layers, and what the original says at its budgets without them.
+        (([0, 3], [4]), {0: 0, 1: 1}),
+        # One cross-attention more changes nothing before it is trained.
+        (([0, 2, 3], [1, 4]), {0: 0, 1: 1, 2: 2}),
+    ],
+    ids=["fewer", "more"],
+)
+def test_another_layout(visor, layout, budgets):
+    lm = with_layout(visor, *layout)
+    backbone = lm.backbone
+    assert (
+        backbone.cross_attention_layers,
+        backbone.self_attention_layers,
+    ) == layout
+    assert lm.preprocessor.num_budgets == len(budgets)
+    for ours, theirs in budgets.items():
+        mask = preprocess(lm, batch(NAMES))["padding_mask"]
+        np.testing.assert_allclose(
+            logits(lm, ours)[mask], logits(visor, theirs)[mask], atol=1e-5
+        )
+
+
+def test_a_dense_model_becomes_a_visor(load_small):
+    lm = load_small()
+    dense = with_layout(lm, [], [0, 1, 2], [[0, 1, 2]])
+    again = with_layout(dense, [0], [1])
+    assert again.backbone.budgets == [[], [1]]
+    weights, expected = (
+        {
+            weight.path: np.array(ops.convert_to_numpy(weight))
+            for layer in model.backbone.decoder_layers
+            for weight in layer.weights
+        }
+        for model in (again, lm)
+    )
+    assert len(weights) > 20
+    for path, values in expected.items():
+        np.testing.assert_array_equal(weights[path], values)
+
+
 def test_a_policy_for_a_model_without(load_small, weights_of):
     lm = load_small()
     assert lm.backbone.policy is None
@@ -118,6 +163,8 @@ def test_the_rule_changes_without_training(load_small, tmp_path):
 def test_bad_input(visor, load_small):
     with pytest.raises(ValueError, match="`budgets`.*cheapest"):
         with_budgets(visor, [[1, 4], []])
+    with pytest.raises(ValueError, match="cross_attention_layers.*6"):
+        with_layout(visor, [0, 6], [1])
     with pytest.raises(ValueError, match="`hidden_dim` must be 1 or more"):
         with_policy(visor, 0)
     with pytest.raises(ValueError, match="`rule` must be one of.*'best'"):

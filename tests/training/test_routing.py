@@ -127,6 +127,16 @@ def test_no_group_pays_for_another(lm, groups, tolerance):
     assert lm.backbone.policy_tolerance == tolerance
 
 
+def test_where_none_is_good_enough_no_group_pays_either(lm):
+    """In "hard" the third sample costs 0.25 of 1.5 at any tolerance.
+
+    At 0.36 the fourth would gain 0.25 in "easy", at the same cost.
+    """
+    set_policy_rule(lm, "tolerance")
+    calibrate_tolerance(lm, LOGITS, SCORES, max_loss=0.0, groups=GROUPS)
+    assert lm.backbone.policy_tolerance == 0.0
+
+
 def test_where_none_is_good_enough_the_best(lm):
     set_policy_rule(lm, "tolerance")
     logits = LOGITS.copy()
