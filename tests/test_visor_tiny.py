@@ -93,6 +93,7 @@ def test_claims(monkeypatch, tmp_path):
     assert (out / "tradeoff.png").stat().st_size > 1000
     report = (out / "claims.md").read_text()
     assert all(family in report for family in question_families()["fine"])
+    assert "| coarse |" in report.split("picture hidden")[1]
 
 
 def test_controls(monkeypatch, tmp_path, capsys):
@@ -159,6 +160,100 @@ def test_controls(monkeypatch, tmp_path, capsys):
     assert set(claims) >= {"reduction_best_fine", "tr2_fine"}
     comparisons.draw_pareto(found, reduced, tmp_path / "pareto.png")
     assert (tmp_path / "pareto.png").stat().st_size > 1000
+
+
+def made_up_controls():
+    def scores(flops, coarse, fine, compare):
+        return {
+            "flops_vs_dense": flops,
+            "coarse": coarse,
+            "fine": fine,
+            "compare": compare,
+        }
+
+    controls = {
+        "universal": {
+            "budgets": {
+                "[]": scores(0.1, 0.9, 0.5, 0.4),
+                "[2, 4]": scores(0.4, 0.9, 0.8, 0.6),
+            },
+            "auto": scores(0.2, 0.9, 0.7, 0.5),
+        },
+        "minimal": {"budgets": {"[]": scores(0.1, 0.9, 0.53, 0.4)}},
+        "dense": {"budgets": {"[0, 1]": scores(1.0, 0.95, 0.75, 0.6)}},
+        "more_cross_attention": {"budgets": {"[]": scores(0.1, 1, 1, 1)}},
+    }
+    reduced = {
+        "dense fast_v_auto": {"budgets": {"[0]": scores(0.201, 0.9, 0.6, 0.5)}},
+        "dense hired_half": {"budgets": {"[0]": scores(0.1, 0.9, 0.45, 0.5)}},
+        "dense pooling_2x": {"budgets": {"[0]": scores(0.5, 0.9, 0.7, 0.5)}},
+        "universal pooling_2x": {
+            "budgets": {
+                "[]": scores(0.09, 0.9, 0.5, 0.4),
+                "[2, 4]": scores(0.3, 0.9, 0.79, 0.6),
+            }
+        },
+    }
+    return controls, reduced
+
+
+def test_what_is_claimed_of_controls():
+    from comparisons import control_claims
+
+    controls, reduced = made_up_controls()
+    claims = control_claims(controls, reduced)
+    # The dense one's coarse questions, against the full budget.
+    assert claims.pop("universal_worst_gap") == pytest.approx(0.05)
+    assert claims == {
+        "dense_coarse": 0.95,
+        "dense_fine": 0.75,
+        "control_auto_fine": 0.7,
+        "control_full_fine": 0.8,
+        "reduction_best_fine": 0.6,
+        "reduction_best_fine_half": 0.45,
+        "tr2_fine": 0.79,
+        "tr2_best_fine_half": 0.5,
+    }
+
+
+def test_controls_are_compared_as_they_come():
+    from comparisons import control_claims
+
+    controls, reduced = made_up_controls()
+    alone = {"universal": controls["universal"]}
+    dense = {"dense": controls["dense"]}
+    assert control_claims({}, {}) == {}
+    assert set(control_claims(dense, {})) == {"dense_coarse", "dense_fine"}
+    assert "universal_worst_gap" not in control_claims(alone, {})
+    name = "dense hired_half"
+    claims = control_claims(alone, {name: reduced[name]})
+    assert claims["reduction_best_fine"] == 0.45
+    assert "tr2_fine" not in claims
+    name = "universal pooling_2x"
+    claims = control_claims(alone, {name: reduced[name]})
+    assert claims["tr2_fine"] == 0.79
+    assert "reduction_best_fine" not in claims
+
+
+def test_a_hidden_picture_costs():
+    """In score or in FLOPs, group by group."""
+    from types import SimpleNamespace
+
+    from claims import hidden_rows
+
+    measured = SimpleNamespace(
+        groups=np.array(["coarse", "coarse", "fine", "compare"]),
+        scores=np.array([[1, 1], [1, 1], [0, 1], [1, 0]]),
+        flops=np.array([[1.0, 4.0]] * 4),
+        dense_flops=np.array([8.0] * 4),
+        chosen=np.array([0, 0, 1, 0]),
+    )
+    hidden = np.array([1, 1, 0, 0])
+    assert hidden_rows(measured, hidden) == [
+        ["coarse", "100.0%", "8.0x", "100.0%", "2.0x"],
+        ["fine", "100.0%", "2.0x", "0.0%", "8.0x"],
+        ["compare", "100.0%", "8.0x", "100.0%", "8.0x"],
+    ]
 
 
 def test_labels_stand_on_their_words():

@@ -54,10 +54,9 @@ def test_int8(visor, visor_directory, tmp_path):
     lm.save_to_preset(str(tmp_path / "int8"))
     again = VisorCausalLM.from_preset(tmp_path / "int8")
     np.testing.assert_allclose(outputs(again, inputs)[mask], logits, atol=1e-4)
-    assert answers == again.generate(batch(), max_length=MAX_LENGTH, budget=2)
 
 
-def test_rematerialisation_trains_alike(visor_directory, monkeypatch):
+def test_rematerialisation_trains_alike(small_directory, monkeypatch):
     """And on PyTorch, where it can be counted, blocks run once more."""
     losses, blocks = [], []
     finish = decoder_layer.VisorDecoderLayer._finish_block
@@ -70,15 +69,15 @@ def test_rematerialisation_trains_alike(visor_directory, monkeypatch):
         decoder_layer.VisorDecoderLayer, "_finish_block", counted
     )
     runs = []
-    decoder = [f"decoder_layer_{index}" for index in range(6)]
-    for names in ([], [*decoder, "cross_attention_0", "cross_attention_3"]):
+    decoder = [f"decoder_layer_{index}" for index in range(3)]
+    for names in ([], [*decoder, "cross_attention_0"]):
         with keras.RematScope("list_of_layers", layer_names=names):
-            lm = VisorCausalLM.from_preset(visor_directory)
+            lm = VisorCausalLM.from_preset(small_directory)
         lm.compile(optimizer=keras.optimizers.SGD(0.1))
         data = {
             **batch(["one image", "strip"]),
             "responses": ["red", "12"],
-            "budget": [2, 2],
+            "budget": [1, 1],
         }
         blocks.clear()
         history = lm.fit(data, batch_size=2, epochs=3, verbose=0)

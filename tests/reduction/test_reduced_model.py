@@ -18,6 +18,8 @@ from keras_visor import reduction
 from keras_visor.generation.generator import Generator
 
 IMAGES = ["one image", "strip"]
+TRAINING = {**batch(IMAGES), "responses": ["red", "12"], "budget": [1, 0]}
+OPTIONS = {"batch_size": 2, "verbose": 0}
 
 
 @pytest.fixture(scope="module")
@@ -125,28 +127,32 @@ def test_saved_with_a_preset(lm, tmp_path):
     [reduction.VisPruner(0.3), reduction.FastV(0.5, layer=0)],
     ids=str,
 )
-def test_training(visor_directory, reducer):
-    lm = VisorCausalLM.from_preset(visor_directory)
+def test_training(small_directory, reducer):
+    lm = VisorCausalLM.from_preset(small_directory)
     # Of other visual tokens others would be kept, and the loss would jump.
     lm.backbone.vision_tower.trainable = False
     lm.compile(optimizer=keras.optimizers.SGD(0.1))
-    data = {**batch(IMAGES), "responses": ["red", "12"], "budget": [2, 1]}
-    options = {"batch_size": 2, "verbose": 0}
-    without = lm.evaluate(data, **options)[0]
+    without = lm.evaluate(TRAINING, **OPTIONS)[0]
     lm.reducer = reducer
-    loss = lm.evaluate(data, **options)[0]
+    loss = lm.evaluate(TRAINING, **OPTIONS)[0]
     assert loss != without
-    losses = lm.fit(data, epochs=2, **options).history["loss"]
+    losses = lm.fit(TRAINING, epochs=2, **OPTIONS).history["loss"]
     assert losses[0] == pytest.approx(loss, abs=1e-5)
     assert losses[1] < losses[0]
     # What was compiled with the reducer is not what runs without.
     lm.reducer = None
-    without = lm.evaluate(data, **options)[0]
+    without = lm.evaluate(TRAINING, **OPTIONS)[0]
     assert without != pytest.approx(losses[1])
-    # For one call.
-    loss = lm.evaluate(data, reducer=reducer, **options)[0]
+
+
+def test_training_with_a_reducer_for_one_call(small_directory):
+    lm = VisorCausalLM.from_preset(small_directory)
+    lm.compile(optimizer=keras.optimizers.SGD(0.1))
+    without = lm.evaluate(TRAINING, **OPTIONS)[0]
+    reducer = reduction.AveragePooling(0.5)
+    loss = lm.evaluate(TRAINING, reducer=reducer, **OPTIONS)[0]
     assert loss != pytest.approx(without)
-    (first,) = lm.fit(data, reducer=reducer, **options).history["loss"]
+    (first,) = lm.fit(TRAINING, reducer=reducer, **OPTIONS).history["loss"]
     assert first == pytest.approx(loss, abs=1e-5) and lm.reducer is None
 
 

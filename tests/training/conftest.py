@@ -1,8 +1,6 @@
 import numpy as np
 import pytest
 from keras import ops
-from made_checkpoints import default_visor_config
-from made_checkpoints import make_checkpoint
 from samples import picture
 from samples import question
 
@@ -10,21 +8,6 @@ from keras_visor import VisorCausalLM
 
 # Text tokens of prompt and response together.
 LENGTH = 40
-
-
-@pytest.fixture(scope="session")
-def small_directory(tmp_path_factory):
-    """A VISOR of three layers, whose budgets are `[[], [1]]`; no policy."""
-    return make_checkpoint(
-        tmp_path_factory.mktemp("small_training"),
-        seed=3,
-        num_layers=3,
-        hidden_size=16,
-        intermediate_size=24,
-        vision_hidden=16,
-        vision_layers=1,
-        visor_config=default_visor_config(3, policy_hidden_dim=None),
-    )
 
 
 @pytest.fixture(scope="session")
