@@ -96,6 +96,15 @@ def test_claims(monkeypatch, tmp_path):
     assert "| coarse |" in report.split("picture hidden")[1]
 
 
+def test_held_out_families_are_reported():
+    from claims import held_out_rows
+    from route import HELD_OUT
+
+    rows = held_out_rows("visor_tiny_en")
+    assert [row[0] for row in rows] == list(HELD_OUT)
+    assert held_out_rows(str(FOLDER)) == []  # No preset of such a training.
+
+
 def test_controls(monkeypatch, tmp_path, capsys):
     """Trained, measured and compared, at a tiny scale."""
     import comparisons

@@ -142,6 +142,30 @@ def hidden_rows(measured, hidden):
     return rows
 
 
+def held_out_rows(preset):
+    """How a policy fares on the families that it was not trained on.
+
+    As `train.py` measured it on validation questions.
+    """
+    folder = pathlib.Path(preset)
+    if not folder.is_dir():
+        folder = pathlib.Path(keras_visor.__file__).parent / "presets" / preset
+    path = folder / "training.json"
+    record = json.loads(path.read_text()) if path.exists() else {}
+    return [
+        [
+            each["group"],
+            each["count"],
+            *(
+                f"{each[name]:.1%}"
+                for name in ("minimal_score", "full_score", "score")
+            ),
+            f"{each['layers_on']:.2f}",
+        ]
+        for each in record.get("held_out", [])
+    ]
+
+
 def family_rows(lm, measured):
     layers = np.array([len(budget) for budget in lm.backbone.budgets])
     rows = []
@@ -255,6 +279,13 @@ def main():
         table(
             ["group", "sees it", "FLOPs saved", "sees grey", "FLOPs saved"],
             hidden_rows(measured, hidden),
+        ),
+        "## Families never shown to a policy",
+        "Validation questions, and a policy trained and calibrated without "
+        "these families.",
+        table(
+            ["family", "questions", "minimal", "full", "auto", "layers on"],
+            held_out_rows(arguments.preset),
         ),
         "## Fonts and words never trained on",
         *(
