@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from keras import ops
-from made_checkpoints import default_visor_config
 from made_checkpoints import make_checkpoint
 from model_checks import batch
 from reference import Reference
@@ -56,23 +55,8 @@ MIXED = {
 
 
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory):
-    """A VISOR of three layers, whose budgets are `[[], [1]]`."""
-    return make_checkpoint(
-        tmp_path_factory.mktemp("small"),
-        seed=3,
-        num_layers=3,
-        hidden_size=16,
-        intermediate_size=24,
-        vision_hidden=16,
-        vision_layers=1,
-        visor_config=default_visor_config(3),
-    )
-
-
-@pytest.fixture(scope="module")
-def reference(directory):
-    return Reference(directory)
+def reference(small_directory):
+    return Reference(small_directory)
 
 
 def load(directory, **arguments):
@@ -82,9 +66,9 @@ def load(directory, **arguments):
 
 
 @pytest.fixture(scope="module")
-def standing(directory):
+def standing(small_directory):
     """A model that training leaves as it is: the learning rate is zero."""
-    lm = load(directory)
+    lm = load(small_directory)
     lm.compile(optimizer=keras.optimizers.SGD(0.0))
     return lm
 
@@ -324,8 +308,8 @@ def test_images_of_many_sizes_in_tf_data(standing):
 # === Learning ===
 
 
-def test_four_samples_are_learnt(directory):
-    lm = load(directory)
+def test_four_samples_are_learnt(small_directory):
+    lm = load(small_directory)
     # At a constant rate the loss jumps now and then: rounding decides when.
     rate = keras.optimizers.schedules.CosineDecay(0.03, 40)
     lm.compile(optimizer=keras.optimizers.Adam(rate))
@@ -342,15 +326,15 @@ def test_four_samples_are_learnt(directory):
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="JAX compiles anyway")
-def test_forced_xla(directory, expected_loss):
-    lm = load(directory)
+def test_forced_xla(small_directory, expected_loss):
+    lm = load(small_directory)
     lm.compile(optimizer=keras.optimizers.SGD(0.0), jit_compile=True)
     history = lm.fit(tf_dataset(), verbose=0).history
     np.testing.assert_allclose(history["loss"], [expected_loss], rtol=1e-4)
 
 
-def test_lora_trains_queries_and_values_alone(directory):
-    lm = load(directory)
+def test_lora_trains_queries_and_values_alone(small_directory):
+    lm = load(small_directory)
     lm.backbone.enable_lora(rank=2)
     # Keras leaves the bias of a layer with LoRA trainable.
     names = ["bias", "lora_kernel_a", "lora_kernel_b"]
@@ -375,8 +359,8 @@ def test_lora_trains_queries_and_values_alone(directory):
         assert changed == (id(weight) in trainable), weight.path
 
 
-def test_mixed_precision(directory, expected_loss):
-    lm = load(directory, dtype="mixed_bfloat16")
+def test_mixed_precision(small_directory, expected_loss):
+    lm = load(small_directory, dtype="mixed_bfloat16")
     lm.compile(optimizer=keras.optimizers.Adam(0.01))
     losses = lm.fit(SAMPLES, batch_size=4, epochs=8, verbose=0).history["loss"]
     np.testing.assert_allclose(losses[0], expected_loss, rtol=0.05)
@@ -558,10 +542,10 @@ def test_text_alone_trains_nothing_that_sees(visor):
             assert gradient is None or not np.any(gradient), weight.name
 
 
-def test_a_budget_that_never_looks_trains_no_encoder(directory):
+def test_a_budget_that_never_looks_trains_no_encoder(tmp_path):
     """Without cross-attention, all self-attention off: the image is idle."""
     lm = load(
-        make_checkpoint(directory.parent / "plain", num_layers=2),
+        make_checkpoint(tmp_path, num_layers=2),
         self_attention_layers=[1],
         cross_attention_layers=[],
     )
