@@ -1,4 +1,4 @@
-"""What the controls say, all trained on one shorter schedule."""
+"""What the controls say: each compared with those trained alike."""
 
 import json
 import pathlib
@@ -16,17 +16,24 @@ SAME_COST = 1.01
 
 
 def read_record(name):
-    """What `controls.py` or `reduced_controls.py` has written, if anything."""
+    """What a script of controls has written, if anything.
+
+    Args:
+        name: string. "controls", "controls_from_nothing" or
+            "reduced_controls".
+    """
     path = FOLDER / f"{name}.json"
     return json.loads(path.read_text()) if path.exists() else {}
 
 
 def universal_gaps(controls):
-    """How far each control is ahead of the universal model.
+    """How far each control is ahead of the universal one.
 
-    At its own budget, or at the full one where the universal model has no
-    such budget, in each group.
+    At its own budget, or at the full one where the universal one has no such
+    budget, in each group.
     """
+    if "universal" not in controls:
+        return []
     ours = controls["universal"]["budgets"]
     return [
         theirs[group] - ours.get(budget, full_scores(ours))[group]
@@ -55,24 +62,31 @@ def best_fine(records, share):
     )
 
 
-def control_claims(controls, reduced):
+def control_claims(controls, from_nothing, reduced):
     """Fractions by name, of those controls that have been trained."""
     claims = {}
-    if "dense" in controls:
-        dense = full_scores(controls["dense"]["budgets"])
-        claims |= {f"dense_{group}": dense[group] for group in GROUPS[:2]}
-    if "universal" in controls:
-        universal = controls["universal"]
-        gaps = universal_gaps(controls)
+    # A single budget learns faster from nothing than eight at once do; the
+    # dense model has no other start.
+    dense = {
+        name: record
+        for name, record in from_nothing.items()
+        if name in ("universal", "dense")
+    }
+    gaps = universal_gaps(controls) + universal_gaps(dense)
+    claims["universal_worst_gap"] = max(gaps, default=None)
+    if "dense" in dense:
+        scores = full_scores(dense["dense"]["budgets"])
+        claims |= {f"dense_{group}": scores[group] for group in GROUPS[:2]}
+    if "universal" in dense:
+        universal = dense["universal"]
         share = universal["auto"]["flops_vs_dense"]
-        dense = [r for name, r in reduced.items() if name.startswith("dense")]
+        alone = [r for name, r in reduced.items() if name.startswith("dense")]
         pooled = [r for name, r in reduced.items() if name == POOLED]
         claims |= {
-            "universal_worst_gap": max(gaps, default=None),
             "control_auto_fine": universal["auto"]["fine"],
             "control_full_fine": full_scores(universal["budgets"])["fine"],
-            "reduction_best_fine": best_fine(dense, share),
-            "reduction_best_fine_half": best_fine(dense, share / 2),
+            "reduction_best_fine": best_fine(alone, share),
+            "reduction_best_fine_half": best_fine(alone, share / 2),
             "tr2_best_fine_half": best_fine(pooled, share / 2),
         }
         if pooled:
@@ -80,16 +94,16 @@ def control_claims(controls, reduced):
     return {name: value for name, value in claims.items() if value is not None}
 
 
-def points(controls, reduced):
+def points(controls):
     """What was trained, at each budget: (name, budget, scores, minutes)."""
-    for name, record in (controls | reduced).items():
+    for name, record in controls.items():
         for budget, scores in record["budgets"].items():
             yield name, budget, scores, record["minutes"]
         if "auto" in record:
             yield name, "auto", record["auto"], record["minutes"]
 
 
-def control_rows(controls, reduced):
+def control_rows(controls):
     return [
         [
             name,
@@ -98,13 +112,13 @@ def control_rows(controls, reduced):
             *(f"{scores[group]:.1%}" for group in GROUPS),
             f"{minutes:.0f}",
         ]
-        for name, budget, scores, minutes in points(controls, reduced)
+        for name, budget, scores, minutes in points(controls)
     ]
 
 
-def draw_pareto(controls, reduced, path):
+def draw_pareto(controls, path):
     """Accuracy against FLOPs of everything, with the Pareto front."""
-    found = list(points(controls, reduced))
+    found = list(points(controls))
     figure, axes = plt.subplots(1, 2, figsize=(13, 6), layout="constrained")
     for axis, group in zip(axes, GROUPS[:2], strict=True):
         for number, name in enumerate(dict.fromkeys(row[0] for row in found)):

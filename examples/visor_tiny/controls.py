@@ -1,14 +1,19 @@
-"""Train what `visor_tiny_en` is compared with, on one shorter schedule.
+"""Train what `visor_tiny_en` is compared with, on shorter schedules.
 
-The universal model again, a model for each single budget, one with more
-cross-attention and no self-attention, and the dense model. All start from the
-shipped weights: same pictures, same losses, same steps. Their weights are not
-kept; what they reach on the test questions of `make claims` goes to
-`controls.json`, with their seeds.
+The universal model again, a model for each single budget, and one with more
+cross-attention and no self-attention: same pictures, same losses, same steps,
+all on from the shipped weights.
 
-    KERAS_BACKEND=torch python examples/visor_tiny/controls.py universal dense
+    KERAS_BACKEND=torch python examples/visor_tiny/controls.py
 
-Started again, a training goes on from its last checkpoint.
+And, with the dense model, of which the shipped weights know too little, all of
+them from nothing, on more steps:
+
+    KERAS_BACKEND=torch python examples/visor_tiny/controls.py --from-nothing
+
+Their weights are not kept. What they reach on the test questions of `make
+claims` goes to `controls.json` and `controls_from_nothing.json`, with their
+seeds. Started again, a training goes on from its last checkpoint.
 """
 
 import argparse
@@ -21,6 +26,7 @@ from model import CROSS_ATTENTION_LAYERS
 from model import LOOKING_LAYER
 from model import NUM_LAYERS
 from model import SELF_ATTENTION_LAYERS
+from model import make_model
 from model import universal_layout
 from route import route
 from schedule import Schedule
@@ -28,16 +34,19 @@ from schedule import Universal
 from schedule import train
 from scoreboard import measure
 from scoreboard import measure_auto
+from supervision import WORDS
 
 from keras_visor import VisorCausalLM
 from keras_visor.training import with_layout
 
 FOLDER = pathlib.Path(__file__).parent
-RUNS = pathlib.Path("runs/controls")
 START = "visor_tiny_en"
 SCHEDULE = Schedule(
     steps=150, learning_rate=2e-3, decay=0.7, seed=5, dtype="float32"
 )
+FROM_NOTHING = Schedule(steps=1000, vision_steps=1000)
+# Of those steps, the first at the full budget alone.
+FULL = 0.3
 ROUTING_SAMPLES = 2000
 
 
@@ -59,18 +68,28 @@ LAYOUTS = {
 }
 
 
-def run_control(name, folder, workers):
+def run_control(name, from_nothing, folder, workers):
     """Train a control and measure it."""
-    keras.utils.set_random_seed(SCHEDULE.seed)
-    shipped = VisorCausalLM.from_preset(START, dtype=SCHEDULE.dtype)
-    lm = with_layout(shipped, **LAYOUTS[name])
+    schedule = FROM_NOTHING if from_nothing else SCHEDULE
+    keras.utils.set_random_seed(schedule.seed)
+    if from_nothing:
+        lm = make_model(WORDS, LAYOUTS[name], schedule.dtype)
+    else:
+        shipped = VisorCausalLM.from_preset(START, dtype=schedule.dtype)
+        lm = with_layout(shipped, **LAYOUTS[name])
     # What can answer already goes on at all budgets.
-    draw_budget = Universal(len(lm.backbone.budgets), full_steps=0)
+    full = FULL if from_nothing else 0.0
+    draw_budget = Universal(len(lm.backbone.budgets), full * schedule.steps)
     lm, minutes = train(
-        lm, SCHEDULE, draw_budget, folder / name, reads=True, workers=workers
+        lm,
+        schedule,
+        draw_budget,
+        folder / name,
+        reads=not from_nothing,
+        workers=workers,
     )
     record = {
-        "schedule": dataclasses.asdict(SCHEDULE),
+        "schedule": dataclasses.asdict(schedule) | {"full": full},
         "minutes": round(minutes, 1),
         "budgets": measure(lm, folder / name / "scores"),
     }
@@ -79,7 +98,7 @@ def run_control(name, folder, workers):
         scores = folder / name / "validation_scores"
         record["validation"] = measure(lm, scores, "validation")
     if name == "universal":
-        seed = SCHEDULE.seed
+        seed = schedule.seed
         lm, _ = route(lm, ROUTING_SAMPLES, folder / name / "routing", seed)
         record["auto"] = measure_auto(lm, folder / name / "auto_scores")
     return record
@@ -94,18 +113,24 @@ def write_record(path, name, record):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", default=LAYOUTS)
-    parser.add_argument("--run", type=pathlib.Path, default=RUNS)
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--from-nothing", action="store_true")
+    parser.add_argument("--run", type=pathlib.Path, default="runs/controls")
     parser.add_argument(
         "--workers", type=int, default=0, help="processes that make batches"
     )
     arguments = parser.parse_args()
-    unknown = set(arguments.names) - set(LAYOUTS)
+    from_nothing, folder = arguments.from_nothing, arguments.run
+    known = [name for name in LAYOUTS if name != "dense" or from_nothing]
+    unknown = set(arguments.names) - set(known)
     if unknown:
-        parser.error(f"NAME must be of {list(LAYOUTS)}: {sorted(unknown)}")
-    for name in arguments.names:
-        record = run_control(name, arguments.run, arguments.workers)
-        write_record(FOLDER / "controls.json", name, record)
+        parser.error(f"NAME must be of {known}: {sorted(unknown)}")
+    kind = "controls"
+    if from_nothing:
+        kind, folder = "controls_from_nothing", folder / "from_nothing"
+    for name in arguments.names or known:
+        record = run_control(name, from_nothing, folder, arguments.workers)
+        write_record(FOLDER / f"{kind}.json", name, record)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""Train the controls a little longer on what token reducers leave.
+"""Train controls a little longer on what token reducers leave.
 
-The dense control with each reducer, at rates at which it costs what "auto"
-costs the universal control, and half of that; and the universal control on
-pooled tokens (VISOR-TR): same pictures, same losses, same steps, which what
-they are compared with has not had. What they reach on the test questions of
-`make claims` goes to `reduced_controls.json`.
+The dense control from nothing with each reducer, at rates at which it costs
+what "auto" costs the universal control, and half of that; and the universal
+control from nothing on pooled tokens (VISOR-TR): same pictures, same losses,
+same steps, which what they are compared with has not had. What they reach on
+the test questions of `make claims` goes to `reduced_controls.json`.
 
     KERAS_BACKEND=torch python examples/visor_tiny/reduced_controls.py dense
 
-Needs the runs of `controls.py`, and goes on like it.
+Needs the runs of `controls.py --from-nothing`, and goes on like it.
 """
 
 import argparse
@@ -19,8 +19,7 @@ import pathlib
 
 import keras
 from controls import FOLDER
-from controls import RUNS
-from controls import SCHEDULE as CONTROLS
+from controls import SCHEDULE
 from controls import write_record
 from model import make_model
 from model import universal_layout
@@ -32,9 +31,6 @@ from supervision import WORDS
 
 from keras_visor import reduction
 from keras_visor.analysis import count_flops
-
-# Half as many steps again as the controls have had.
-SCHEDULE = dataclasses.replace(CONTROLS, steps=CONTROLS.steps // 2)
 
 # Functions from a rate to a reducer.
 REDUCERS = {
@@ -75,7 +71,8 @@ def reducers_of(name):
     """Reducers by name, to train the control `name` with."""
     if name == "universal":
         return POOLING
-    controls = json.loads((FOLDER / "controls.json").read_text())
+    path = FOLDER / "controls_from_nothing.json"
+    controls = json.loads(path.read_text())
     auto = controls["universal"]["auto"]["flops_vs_dense"]
     backbone = make_model(WORDS, universal_layout()).backbone
     return POOLING | {
@@ -107,7 +104,7 @@ def run_reduced(name, reducer_name, reducer, run, workers):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=("dense", "universal"))
-    parser.add_argument("--run", type=pathlib.Path, default=RUNS)
+    parser.add_argument("--run", type=pathlib.Path, default="runs/controls")
     parser.add_argument(
         "--workers", type=int, default=0, help="processes that make batches"
     )
@@ -117,7 +114,7 @@ def main():
             arguments.name,
             reducer_name,
             reducer,
-            arguments.run,
+            arguments.run / "from_nothing",
             arguments.workers,
         )
         path = FOLDER / "reduced_controls.json"
