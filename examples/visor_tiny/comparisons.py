@@ -67,18 +67,18 @@ def control_claims(controls, from_nothing, reduced):
     claims = {}
     # A single budget learns faster from nothing than eight at once do; the
     # dense model has no other start.
-    dense = {
+    beside_dense = {
         name: record
         for name, record in from_nothing.items()
         if name in ("universal", "dense")
     }
-    gaps = universal_gaps(controls) + universal_gaps(dense)
+    gaps = universal_gaps(controls) + universal_gaps(beside_dense)
     claims["universal_worst_gap"] = max(gaps, default=None)
-    if "dense" in dense:
-        scores = full_scores(dense["dense"]["budgets"])
-        claims |= {f"dense_{group}": scores[group] for group in GROUPS[:2]}
-    if "universal" in dense:
-        universal = dense["universal"]
+    if "dense" in from_nothing:
+        dense = full_scores(from_nothing["dense"]["budgets"])
+        claims |= {f"dense_{group}": dense[group] for group in GROUPS[:2]}
+    if "universal" in from_nothing:
+        universal = from_nothing["universal"]
         share = universal["auto"]["flops_vs_dense"]
         alone = [r for name, r in reduced.items() if name.startswith("dense")]
         pooled = [r for name, r in reduced.items() if name == POOLED]

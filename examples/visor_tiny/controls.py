@@ -45,7 +45,7 @@ SCHEDULE = Schedule(
     steps=150, learning_rate=2e-3, decay=0.7, seed=5, dtype="float32"
 )
 FROM_NOTHING = Schedule(steps=1000, vision_steps=1000)
-# Of those steps, the first at the full budget alone.
+# The share of those steps, at the start, that run the full budget alone.
 FULL = 0.3
 ROUTING_SAMPLES = 2000
 
@@ -93,10 +93,6 @@ def run_control(name, from_nothing, folder, workers):
         "minutes": round(minutes, 1),
         "budgets": measure(lm, folder / name / "scores"),
     }
-    if name in ("minimal", "full"):
-        # How they compare says which families are fine, not the test data.
-        scores = folder / name / "validation_scores"
-        record["validation"] = measure(lm, scores, "validation")
     if name == "universal" and from_nothing:
         # What token reducers are given; the shipped model has a policy.
         seed = schedule.seed

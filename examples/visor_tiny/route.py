@@ -131,15 +131,11 @@ def route(lm, num_samples, run, seed):
         record["policies"][rule] = [
             dataclasses.asdict(routing) for routing in routings
         ]
-        lost = max(
-            (each.full_score - each.score) / max(each.full_score, 1e-9)
-            for each in routings
-            if each.group in CALIBRATED
-        )
+        lost = max(each.lost for each in routings if each.group in CALIBRATED)
         # The cheapest of those that lose no more, or the one that loses least.
-        worth = (max(lost, CLAIMED_LOSS), routings[0].flops)
-        if best is None or worth < best[0]:
-            best = worth, routed, rule
+        rank = (max(lost, CLAIMED_LOSS), routings[0].flops)
+        if best is None or rank < best[0]:
+            best = rank, routed, rule
     _, routed, rule = best
     record["policy_rule"] = rule
     kept_out, logits = trained(rule, HELD_OUT)

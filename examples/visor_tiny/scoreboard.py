@@ -11,18 +11,17 @@ from keras_visor import training
 SAMPLES = 5000
 
 
-def measure(lm, folder, split="test"):
+def measure(lm, folder):
     """Exact match by group and family, and FLOPs, at each budget.
 
     Args:
         lm: `VisorCausalLM`, with its reducer.
         folder: path. Where scores are kept, to go on after an interrupt.
-        split: string. Defaults to `"test"`.
 
     Returns:
         A dict by budget of dicts: `"flops_vs_dense"` and groups and families.
     """
-    samples, scores = _score(lm, folder, split)
+    samples, scores = _score(lm, folder)
     flops = scores.flops(lm.backbone, lm.reducer).mean(axis=0)
     dense_flops = scores.dense_flops(lm.backbone).mean()
     return {
@@ -51,8 +50,8 @@ def measure_auto(lm, folder):
     }
 
 
-def _score(lm, folder, split="test"):
-    samples = draw_samples(split, share_out(SAMPLES))
+def _score(lm, folder):
+    samples = draw_samples("test", share_out(SAMPLES))
     return samples, training.score_budgets(
         lm, samples, folder, max_length=MAX_LENGTH, batch_size=BATCH_SIZE
     )

@@ -7,20 +7,23 @@ import keras
 from keras_visor.models.tf_batches import as_tf_dataset
 
 
-def preprocessed_batches(
-    samples, preprocessor, batch_size=None, shuffle: bool = False
-):
-    """`SampleBatches`, as Keras' training takes them on every backend.
+def is_grain(data) -> bool:
+    """Whether these are a grain dataset, told without importing grain."""
+    return type(data).__module__.partition(".")[0] == "grain"
+
+
+def for_training(batches, shuffle: bool = False):
+    """Batches as Keras' training takes them on this backend.
 
     Args:
-        samples: See `SampleBatches`.
-        preprocessor: See `SampleBatches`.
-        batch_size: See `SampleBatches`.
-        shuffle: bool. Whether each epoch has the batches in another order;
-            a `PyDataset` leaves that to Keras. Defaults to `False`.
+        batches: What Keras takes.
+        shuffle: bool. Whether each epoch has the batches of a `PyDataset` in
+            another order, where Keras is not left to do it. Defaults to
+            `False`.
     """
-    batches = SampleBatches(samples, preprocessor, batch_size)
-    if keras.config.backend() == "tensorflow":
+    if keras.config.backend() != "tensorflow":
+        return batches
+    if isinstance(batches, keras.utils.PyDataset) or is_grain(batches):
         return as_tf_dataset(batches, shuffle)
     return batches
 

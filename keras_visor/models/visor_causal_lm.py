@@ -17,7 +17,9 @@ from keras_visor.models.encoded_images import EncodedImages
 from keras_visor.models.encoded_images import image_list
 from keras_visor.models.encoded_images import stack_sources
 from keras_visor.models.loader import VisorPresetMixin
-from keras_visor.models.sample_batches import preprocessed_batches
+from keras_visor.models.sample_batches import SampleBatches
+from keras_visor.models.sample_batches import for_training
+from keras_visor.models.sample_batches import is_grain
 from keras_visor.models.visor_backbone import VisorBackbone
 from keras_visor.models.visor_causal_lm_preprocessor import (
     VisorCausalLMPreprocessor,
@@ -538,15 +540,14 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
             if entry:
                 rows.append(row)
             else:
-                encoded[row] = self._no_image(reducer)
+                encoded[row] = self._no_image()
         for chunk in chunks(rows):
             found = self._encode_together([encoded[r] for r in chunk], reducer)
             for row, entry in zip(chunk, found, strict=True):
                 encoded[row] = entry
         return encoded
 
-    def _no_image(self, reducer):
-        wants_attention = reducer is not None and reducer.needs_attention
+    def _no_image(self):
         return EncodedImages(
             tokens=ops.zeros(
                 (0, self.backbone.hidden_dim), self.backbone.compute_dtype
@@ -554,7 +555,7 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
             image_lengths=(),
             indices=np.zeros((0, 4), "int32"),
             weights=np.zeros((0, 4), "float32"),
-            attention=np.zeros(0, "float32") if wants_attention else None,
+            attention=np.zeros(0, "float32"),
         )
 
     def _encode_together(self, entries, reducer):
@@ -617,6 +618,9 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
         **kwargs,
     ):
         """See `keras.Model.fit`.
+
+        On TensorFlow, the lengths of batches are open while it traces: one
+        thread makes the batches, and attention's scores stand in memory.
 
         Args:
             x: A dict of `prompts`, `responses`, `images` and, if wanted,
@@ -694,14 +698,14 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
     def _wraps(self, data):
         """Whether KerasHub's own pipeline has no place for these data.
 
-        It takes no `PyDataset`, and lists of images of many sizes are no
-        arrays.
+        It takes no `PyDataset`, lists of images of many sizes are no arrays,
+        and TensorFlow wants to know of grain that lengths vary.
         """
         if isinstance(data, tuple):
             data = data[0]
         if isinstance(data, dict):
             return self.preprocessor is not None
-        return isinstance(data, keras.utils.PyDataset)
+        return isinstance(data, keras.utils.PyDataset) or is_grain(data)
 
     def _preprocessed(self, data, batch_size, shuffle=False):
         if isinstance(data, tuple):
@@ -711,15 +715,14 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
                     "Labels come from `responses`: pass no `y` and no "
                     f"`sample_weight`. Received: {labels}"
                 )
-        if data is None or self.preprocessor is None:
-            return data
-        # Again: another model may share the preprocessor.
-        self._tell_preprocessor()
-        if self._wraps(data):
-            return preprocessed_batches(
-                data, self.preprocessor, batch_size, shuffle
-            )
-        return data.map(self.preprocessor)
+        if data is not None and self.preprocessor is not None:
+            # Again: another model may share the preprocessor.
+            self._tell_preprocessor()
+            if hasattr(data, "map"):  # tf.data or grain.
+                data = data.map(self.preprocessor)
+            else:
+                data = SampleBatches(data, self.preprocessor, batch_size)
+        return for_training(data, shuffle)
 
 
 def _check_encoded(x, reducer):

@@ -11,7 +11,8 @@ from keras import ops
 from keras_visor.generation import stages
 from keras_visor.layers.budget_policy import RULES
 from keras_visor.layers.streams import Streams
-from keras_visor.models.sample_batches import preprocessed_batches
+from keras_visor.models.sample_batches import SampleBatches
+from keras_visor.models.sample_batches import for_training
 from keras_visor.models.visor_causal_lm import VisorCausalLM
 from keras_visor.training.budget_scores import BudgetScores
 from keras_visor.training.checks import check_positive
@@ -191,7 +192,7 @@ class RoutingModel(keras.Model):
         lm: `VisorCausalLM` with a policy and its preprocessor.
 
     Call arguments:
-        inputs: dict, what `lm.prompt_inputs` gives for encoded images.
+        inputs: dict, what `lm.prompt_inputs` gives.
 
     Returns:
         A float32 tensor (batch, number of budgets).
@@ -226,17 +227,24 @@ class RoutingModel(keras.Model):
 
     def fit(self, x, batch_size=None, **kwargs):
         """On a `PyDataset` of `prompts`, `images`, `targets`, `weights`."""
-        batches = preprocessed_batches(x, self._preprocess)
-        return super().fit(batches, **kwargs)
+        batches = SampleBatches(x, self._preprocess)
+        return super().fit(for_training(batches), **kwargs)
 
     def _preprocess(self, batch):
         batch = dict(batch)
         labels = [np.stack(batch.pop("targets"))]
         if "weights" in batch:
             labels.append(np.stack(batch.pop("weights")))
-        # All of them encoded: every batch has the same structure.
+        # So that every batch has the same structure: all images encoded, and
+        # nothing beside that no reducer goes by.
         batch["images"] = self.lm.encode(batch["images"])
         inputs = self.lm.prompt_inputs(batch)
+        reducer = self.lm.reducer
+        for name in ("vision_indices", "vision_weights"):
+            if reducer is None:
+                inputs.pop(name, None)
+        if reducer is None or not reducer.needs_attention:
+            inputs.pop("vision_attention", None)
         return keras.tree.map_structure(ops.convert_to_numpy, inputs), *labels
 
 

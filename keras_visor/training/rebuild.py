@@ -59,8 +59,9 @@ def with_layout(
 ) -> VisorCausalLM:
     """A copy of a model in which other layers look at the image.
 
-    A cross-attention that the model has not is new, and adds nothing until it
-    is trained. A policy is left behind.
+    A cross-attention that the model has not starts, as one of a checkpoint
+    does, from the layer's own norm, queries, keys and values, where it has as
+    many heads, and adds nothing until it is trained. A policy is left behind.
 
     Args:
         lm: `VisorCausalLM`, dense or a VISOR.
@@ -118,7 +119,7 @@ def with_policy(
     check_positive(hidden_dim=hidden_dim)
     return _rebuild(
         lm,
-        **{**NO_POLICY, "policy_hidden_dim": hidden_dim},
+        **(NO_POLICY | {"policy_hidden_dim": hidden_dim}),
     )
 
 
@@ -165,10 +166,13 @@ def _rebuild(lm, **changes):
     new = type(old).from_config(config)
     known = {layer.name: layer for layer in old.layers}
     for layer in new.layers:
-        # New are the policy and, in another layout, cross-attentions, which
-        # change nothing until they are trained.
         if layer is not new.policy and layer.name in known:
             _copy_weights(known[layer.name], layer)
+    for index in new.cross_attention_layers:
+        if index not in old.cross_attention_layers:
+            _start_cross_attention(
+                new.cross_attention_at(index), new.decoder_layers[index]
+            )
     preprocessor = lm.preprocessor
     if preprocessor is not None:
         # One of its own: the number of budgets is kept there too.
@@ -178,6 +182,17 @@ def _rebuild(lm, **changes):
             sequence_length=preprocessor.sequence_length,
         )
     return type(lm)(new, preprocessor, reducer=lm.reducer)
+
+
+def _start_cross_attention(attention, layer):
+    """What a checkpoint's base gives it too: what the layer itself has."""
+    heads = attention.num_heads, attention.num_key_value_heads
+    if heads != (layer.num_query_heads, layer.num_key_value_heads):
+        return
+    for norm in (attention.query_norm, attention.key_value_norm):
+        _copy_weights(layer.input_norm, norm)
+    for name in ("query_dense", "key_dense", "value_dense"):
+        _copy_weights(getattr(layer, name), getattr(attention, name))
 
 
 def _copy_weights(old, new):

@@ -40,6 +40,14 @@ class Routing:
     layers_on: float
     held_out: bool
 
+    @property
+    def lost(self) -> float:
+        """Which share of the full budget's score the choices lose."""
+        if self.full_score == 0:
+            return 0.0
+        # Rounded: 1 - 0.99 is a little more than 0.01.
+        return round(1 - self.score / self.full_score, 9)
+
 
 def routing_logits(
     lm: VisorCausalLM,
@@ -194,24 +202,17 @@ def calibrate_tolerance(
         raise ValueError(
             f"`max_loss` must be from 0 to 1. Received: {max_loss}"
         )
-    curve, worths = [], []
+    curve, ranks = [], []
     for tolerance in np.linspace(0, 1, 101).round(2).tolist():
         set_policy_rule(lm, "tolerance", tolerance)
         routings = evaluate_routing(lm, logits, scores, groups)
         curve.append((tolerance, routings[0]))
-        # As good as any that keeps enough, or the worse the more it loses.
-        lost = max(map(_lost_share, routings))
-        worths.append((max(lost, max_loss), routings[0].flops))
-    best, _ = curve[worths.index(min(worths))]
+        # What loses little enough is alike but for its cost.
+        lost = max(routing.lost for routing in routings)
+        ranks.append((max(lost, max_loss), routings[0].flops))
+    best, _ = curve[ranks.index(min(ranks))]
     set_policy_rule(lm, "tolerance", best)
     return curve
-
-
-def _lost_share(routing):
-    """Which share of the full budget's score the policy's choices lose."""
-    if routing.full_score == 0:
-        return 0.0
-    return 1 - routing.score / routing.full_score
 
 
 def _check_policy(lm):

@@ -172,7 +172,29 @@ def test_without_the_preprocessor(monkeypatch, standing, expected_loss, form):
     np.testing.assert_allclose(history["loss"], [expected_loss], rtol=1e-5)
 
 
-def test_a_batch_of_another_size_comes_last(standing, reference):
+def one_by_one(columns, form, preprocessor):
+    """Batches of one sample each, in every form that can have them."""
+
+    class Batches(keras.utils.PyDataset):
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            batch = {n: column[index : index + 1] for n, column in columns}
+            return preprocessor(batch) if form == "detached" else batch
+
+    columns = list(columns.items())
+    if form == "dict":
+        return dict(columns)
+    if form == "grain":
+        return grain.MapDataset.source(Batches())
+    return Batches()
+
+
+@pytest.mark.parametrize("form", ["dict", "PyDataset", "grain", "detached"])
+def test_a_batch_of_another_size_comes_last(
+    monkeypatch, standing, reference, form
+):
     """After two that are alike; the order is the data's."""
     columns = {
         "prompts": [question("Which shape?", 1)] * 3,
@@ -180,11 +202,15 @@ def test_a_batch_of_another_size_comes_last(standing, reference):
         "images": [picture(24, 50), picture(24, 50, 1), picture(160, 150, 8)],
         "budget": [0, 1, 1],
     }
+    data = one_by_one(columns, form, standing.preprocessor)
+    batch_size = 1 if form == "dict" else None
+    if form == "detached":
+        monkeypatch.setattr(standing, "preprocessor", None)
     losses = response_losses(reference, columns, columns["budget"])
     seen = []
     standing.fit(
-        columns,
-        batch_size=1,
+        data,
+        batch_size=batch_size,
         verbose=0,
         shuffle=False,
         callbacks=[
@@ -197,7 +223,7 @@ def test_a_batch_of_another_size_comes_last(standing, reference):
     means = np.cumsum(losses) / np.arange(1, 4) / SEQUENCE_LENGTH
     np.testing.assert_allclose(seen, means, rtol=1e-5)
     evaluated = standing.evaluate(
-        columns, batch_size=1, verbose=0, return_dict=True
+        data, batch_size=batch_size, verbose=0, return_dict=True
     )
     np.testing.assert_allclose(evaluated["loss"], means[-1], rtol=1e-5)
 
@@ -326,10 +352,12 @@ def test_four_samples_are_learnt(small_directory):
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="JAX compiles anyway")
-def test_forced_xla(small_directory, expected_loss):
+@pytest.mark.parametrize("form", ["tf.data", "dict of arrays"])
+def test_forced_xla(small_directory, expected_loss, form):
     lm = load(small_directory)
     lm.compile(optimizer=keras.optimizers.SGD(0.0), jit_compile=True)
-    history = lm.fit(tf_dataset(), verbose=0).history
+    data, arguments = DATA[form]()
+    history = lm.fit(data, verbose=0, **arguments).history
     np.testing.assert_allclose(history["loss"], [expected_loss], rtol=1e-4)
 
 

@@ -26,6 +26,7 @@ from keras_visor import EncodedImages
 from keras_visor import VisorCausalLM
 from keras_visor import uniform_layout
 from keras_visor.generation.generator import Generator
+from keras_visor.reduction import VisionZip
 
 BUDGETS = [0, 1, 2]
 NUM_TOKENS = 37  # of the longest prompt
@@ -487,6 +488,9 @@ def test_encoded_images_among_others(visor):
     assert encoded[1].image_lengths == ()
     samples["images"] = encoded
     assert ask(visor, samples, budget=[0, 2, 0, 1]) == answers
+    # Where there is no image, no reducer misses anything.
+    samples = {**batch(names[:2]), "images": [SAMPLES["strip"][1], encoded[1]]}
+    ask(visor, samples, budget=0, reducer=VisionZip(0.5))
 
 
 # === What goes in and comes out ===

@@ -124,6 +124,8 @@ def test_one_encoding_serves_all_prompts(lm, columns):
         for images in (lm.encode(image), [image, image])
     )
     assert shared.answers == each.answers
+    again = score(lm, {**two, "images": [lm.encode(image)]})
+    assert again.answers == each.answers
     np.testing.assert_array_equal(shared.vision_tokens, each.vision_tokens)
 
 

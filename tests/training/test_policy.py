@@ -106,6 +106,11 @@ def test_batches_of_every_kind(load_small, samples, seed):
             second,
         ],
     }
+    # As if it had been encoded for a reducer, and elsewhere.
+    first, second = given["images"][:2]
+    attention = np.zeros(first.tokens.shape[0], "float32")
+    given["images"][0] = dataclasses.replace(first, attention=attention)
+    given["images"][1] = dataclasses.replace(second, indices=None)
     before = routing_logits(lm, given, verbose=False)
     scores = [[1.0, 1.0], [0.0, 1.0], [1.0, 1.0], [0.0, 1.0], [1.0, 1.0]]
     lm = train_policy(

@@ -130,6 +130,16 @@ def test_a_dense_model_becomes_a_visor(load_small):
         np.testing.assert_array_equal(weights[path], values)
 
 
+def test_it_starts_as_a_checkpoint_does(dense_directory, weights_of):
+    layout = {"cross_attention_layers": [0, 3], "self_attention_layers": [4]}
+    loaded = VisorCausalLM.from_preset(dense_directory, **layout)
+    made = with_layout(VisorCausalLM.from_preset(dense_directory), **layout)
+    for weight, expected in zip(
+        weights_of(made), weights_of(loaded), strict=True
+    ):
+        np.testing.assert_array_equal(weight, expected)
+
+
 def test_a_policy_for_a_model_without(load_small, weights_of):
     lm = load_small()
     assert lm.backbone.policy is None

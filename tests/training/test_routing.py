@@ -1,5 +1,7 @@
 """What the policy's choices cost and are worth, by hand."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from rich.console import Console
@@ -125,6 +127,26 @@ def test_no_group_pays_for_another(lm, groups, tolerance):
     set_policy_rule(lm, "tolerance")
     calibrate_tolerance(lm, LOGITS, SCORES, max_loss=0.31, groups=groups)
     assert lm.backbone.policy_tolerance == tolerance
+
+
+def test_what_loses_just_as_much_is_good_enough(lm):
+    """One of a hundred, though 1 - 0.99 is more than 0.01 in floats."""
+    set_policy_rule(lm, "tolerance")
+    full = np.ones((100, 2))
+    full[0, 0] = 0.0
+    scores = dataclasses.replace(
+        SCORES,
+        scores=full,
+        answers=[["", ""]] * 100,
+        text_tokens=np.full(100, 8),
+        vision_tokens=np.full(100, 20),
+    )
+    # 0.5 and 0.605: minimal for all from a tolerance of 0.11 on.
+    logits = np.tile(np.log([[1.0, 0.605 / 0.395]]), (100, 1))
+    calibrate_tolerance(lm, logits, scores, max_loss=0.01)
+    assert lm.backbone.policy_tolerance == 0.11
+    calibrate_tolerance(lm, logits, scores, max_loss=0.009)
+    assert lm.backbone.policy_tolerance == 0.0
 
 
 def test_where_none_is_good_enough_no_group_pays_either(lm):
