@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
-    except (OSError, TypeError, ValueError) as error:
+    except (ImportError, OSError, TypeError, ValueError) as error:
         line = " ".join(str(error).split())
         print(f"keras-visor: error: {line}", file=sys.stderr)
         return 2
@@ -65,7 +65,7 @@ def _parser():
     asking = commands.add_parser("ask", help="answer a question about pictures")
     asking.set_defaults(run=ask)
     asking.add_argument("images", nargs="+", metavar="IMAGE", help="a file")
-    asking.add_argument("question", metavar="QUESTION")
+    asking.add_argument("question", metavar="QUESTION", help="after its files")
     asking.add_argument(
         "--preset",
         default="visor_tiny_en",

@@ -11,6 +11,7 @@ from tokenizers import pre_tokenizers
 from tokenizers import trainers
 
 import keras_visor
+from keras_visor import cli
 from keras_visor.checkpoints.qwen2_tokenizer import set_pipeline
 from keras_visor.cli import main
 
@@ -357,6 +358,15 @@ def test_unknown_preset(capsys, image):
     line = error_of(capsys, ["ask", image, QUESTION, "--preset", "no/where"])
     assert "'no/where'" in line
     assert "'no/where'" in error_of(capsys, ["inspect", "no/where"])
+
+
+def test_a_missing_package(capsys, monkeypatch):
+    def evaluate(options):
+        raise ImportError("The builders need tensorflow_datasets")
+
+    monkeypatch.setattr(cli, "evaluate", evaluate)
+    line = error_of(capsys, ["evaluate", "visor_tiny_en", "pope"])
+    assert "need tensorflow_datasets" in line
 
 
 @pytest.mark.parametrize("words", [[], ["ask", "only.png"], ["draw"]])

@@ -41,25 +41,45 @@ def documented():
     )
 
 
-def run(code):
-    namespace = {
-        "keras": keras,
-        "keras_hub": keras_hub,
-        "keras_visor": keras_visor,
-        "np": np,
-    }
+def run(code, **namespace):
     exec(compile(code, "<example>", "exec"), namespace)
     return namespace
 
 
-def test_readme(monkeypatch):
+def readme(section):
+    """The examples of a section of the README."""
+    text = (ROOT / "README.md").read_text()
+    _, text = text.split(f"## {section}\n")
+    text, *_ = text.split("\n## ")
+    return examples(text)
+
+
+def test_readme_asks(monkeypatch):
     monkeypatch.chdir(ROOT)
-    namespace = run(examples((ROOT / "README.md").read_text()))
-    assert namespace["answers"] == ["table", "three"]
+    assert run(readme("Ask"))["answers"] == ["table", "three"]
+
+
+def test_readme_counts_flops():
+    lm = keras_visor.VisorCausalLM.from_preset("visor_tiny_en")
+    section = readme("Load LLaVA-OneVision, make it a VISOR")
+    namespace = run(section, keras_visor=keras_visor, lm=lm)
     assert namespace["flops"][-1] < namespace["dense_flops"]
+
+
+@pytest.mark.parametrize("section", ["Fewer visual tokens", "Fine-tune"])
+def test_readme(monkeypatch, section):
+    """On its own."""
+    monkeypatch.chdir(ROOT)
+    assert "keras_visor" in run(readme(section))
 
 
 @pytest.mark.parametrize("documented", documented(), ids=lambda o: o.__name__)
 def test_docstring(documented, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    run(examples(documented.__doc__))
+    run(
+        examples(documented.__doc__),
+        keras=keras,
+        keras_hub=keras_hub,
+        keras_visor=keras_visor,
+        np=np,
+    )
