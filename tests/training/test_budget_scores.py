@@ -308,7 +308,7 @@ def test_bad_input(lm, columns, tmp_path):
             score(lm, columns, **arguments)
     with pytest.raises(ValueError, match="`samples` must be a dict.*prompts"):
         score(lm, {"prompts": ["a"]})
-    with pytest.raises(ValueError, match="Received lengths: .*'images': 1"):
+    with pytest.raises(ValueError, match="`images`.*6 prompts. Received: 1"):
         score(lm, {**columns, "images": [None]})
     with pytest.raises(ValueError, match="`metric` must.*Received: 1.5"):
         score(lm, columns, metric=lambda answers, responses: 1.5)
