@@ -300,6 +300,8 @@ def main():
     if controls:
         report += [
             "## Controls that go on from the shipped weights",
+            "The universal model's worst gap is to these and to the dense "
+            "control from nothing.",
             table(header, control_rows(controls)),
         ]
     if from_nothing:
