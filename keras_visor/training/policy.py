@@ -11,6 +11,7 @@ from keras import ops
 from keras_visor.generation import stages
 from keras_visor.layers.budget_policy import RULES
 from keras_visor.layers.streams import Streams
+from keras_visor.models.encoded_images import EncodedImages
 from keras_visor.models.sample_batches import SampleBatches
 from keras_visor.models.sample_batches import for_training
 from keras_visor.models.visor_causal_lm import VisorCausalLM
@@ -53,7 +54,8 @@ def train_policy(
         lm: `VisorCausalLM` with its preprocessor.
         samples: dict of columns `prompts` and, if wanted, `images`, the
             samples of `scores`. What `lm.encode` gave, instead of images, is
-            not encoded again in every epoch; it has to fit in memory.
+            not encoded again in every epoch. If some images come encoded, the
+            others are encoded first; all together have to fit in memory.
         scores: `BudgetScores`, see `score_budgets`, or an array (samples,
             budgets).
         rule: `"argmax"` learns the label, the cheapest budget that is right,
@@ -123,10 +125,13 @@ def train_policy(
         targets = right[rows].astype("float32")
         loss = keras.losses.BinaryCrossentropy(from_logits=True)
         weights = None
-    images = image_column(samples)
+    images = [image_column(samples)[row] for row in rows]
+    if any(isinstance(entry, EncodedImages) for entry in images):
+        # All of them, now: within its `fit` JAX has no weights to encode with.
+        images = lm.encode(images)
     columns = {
         "prompts": [prompts[row] for row in rows],
-        "images": [images[row] for row in rows],
+        "images": images,
         "targets": targets,
         "weights": weights,
     }
@@ -235,16 +240,16 @@ class RoutingModel(keras.Model):
         labels = [np.stack(batch.pop("targets"))]
         if "weights" in batch:
             labels.append(np.stack(batch.pop("weights")))
-        # So that every batch has the same structure: all images encoded, and
-        # nothing beside that no reducer goes by.
-        batch["images"] = self.lm.encode(batch["images"])
         inputs = self.lm.prompt_inputs(batch)
-        reducer = self.lm.reducer
-        for name in ("vision_indices", "vision_weights"):
+        if "vision" in inputs:
+            # Every batch has the same structure: of what came with encoded
+            # images only that which the reducer goes by.
+            reducer = self.lm.reducer
             if reducer is None:
-                inputs.pop(name, None)
-        if reducer is None or not reducer.needs_attention:
-            inputs.pop("vision_attention", None)
+                inputs.pop("vision_indices", None)
+                inputs.pop("vision_weights", None)
+            if reducer is None or not reducer.needs_attention:
+                inputs.pop("vision_attention", None)
         return keras.tree.map_structure(ops.convert_to_numpy, inputs), *labels
 
 
