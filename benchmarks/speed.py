@@ -129,8 +129,10 @@ def run(arguments, directory: Path, backend: str, parts) -> None:
         "threads": arguments.threads,
     }
     start = time.perf_counter()
-    # As many cores as threads: whatever pool a library makes, it fits.
-    cores = sorted(os.sched_getaffinity(0))[: job["threads"]]
+    cores = sorted(os.sched_getaffinity(0))
+    if not arguments.quick:
+        # As many as threads: whatever pool a library makes, it fits.
+        cores = cores[: job["threads"]]
     worker = subprocess.Popen(
         [sys.executable, HERE / "worker.py"],
         env=environment(backend, job["threads"]),
