@@ -79,7 +79,7 @@ def dense_reference(dense_directory):
 def small_directory(tmp_path_factory):
     """A VISOR of three layers, whose budgets are `[[], [1]]`; no policy."""
     return make_checkpoint(
-        tmp_path_factory.mktemp("small_training"),
+        tmp_path_factory.mktemp("small"),
         seed=3,
         num_layers=3,
         hidden_size=16,

@@ -78,7 +78,7 @@ class Measured:
 
     def auto(self, values):
         """Of values (samples, budgets), those at the chosen budgets."""
-        return values[np.arange(len(values)), self.chosen]
+        return at_budgets(values, self.chosen)
 
     def auto_saving(self, groups):
         """Dense FLOPs over those of "auto", each group weighing the same."""
@@ -87,6 +87,11 @@ class Measured:
         return sum(dense[row].mean() for row in rows) / sum(
             chosen[row].mean() for row in rows
         )
+
+
+def at_budgets(values, chosen):
+    """Of values (samples, budgets), those at one budget a sample."""
+    return values[np.arange(len(values)), chosen]
 
 
 def choose(lm, samples):
@@ -128,16 +133,15 @@ def budget_rows(lm, measured):
 
 def hidden_rows(measured, hidden):
     """What the policy's choices are worth without the picture."""
-    every = np.arange(len(hidden))
     rows = []
     for group in GROUPS:
         at = measured.groups == group
         row = [group]
         for chosen in (measured.chosen, hidden):
-            flops = measured.flops[every, chosen][at].mean()
+            flops = at_budgets(measured.flops, chosen)[at].mean()
+            score = at_budgets(measured.scores, chosen)[at].mean()
             saved = measured.dense_flops[at].mean() / flops
-            row += [f"{measured.scores[every, chosen][at].mean():.1%}"]
-            row += [f"{saved:.1f}x"]
+            row += [f"{score:.1%}", f"{saved:.1f}x"]
         rows.append(row)
     return rows
 

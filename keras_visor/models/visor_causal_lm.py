@@ -498,8 +498,8 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
             entries = entries * batch
         x["vision"] = ops.stack(
             [
-                ops.pad(tokens, ((0, length - tokens.shape[0]), (0, 0)))
-                for tokens in (entry.tokens[:length] for entry in entries)
+                ops.pad(e.tokens, ((0, length - e.tokens.shape[0]), (0, 0)))
+                for e in entries
             ]
         )
         x |= stack_sources(entries, length)

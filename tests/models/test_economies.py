@@ -54,6 +54,7 @@ def test_int8(visor, visor_directory, tmp_path):
     lm.save_to_preset(str(tmp_path / "int8"))
     again = VisorCausalLM.from_preset(tmp_path / "int8")
     np.testing.assert_allclose(outputs(again, inputs)[mask], logits, atol=1e-4)
+    assert answers == again.generate(batch(), max_length=MAX_LENGTH, budget=2)
 
 
 def test_rematerialisation_trains_alike(small_directory, monkeypatch):
