@@ -88,7 +88,11 @@ class VisorPresetMixin:
         loader = get_loader(preset)
         if isinstance(loader, VisorTransformersPresetLoader):
             return loader.load(cls, *args, **kwargs)
-        return super().from_preset(os.fspath(preset), *args, **kwargs)
+        load_weights = args[0] if args else kwargs.get("load_weights", True)
+        # A subclass may add weights that no preset has.
+        ours = cls.__module__.startswith("keras_visor.")
+        with _initial_values(load_weights and ours):
+            return super().from_preset(os.fspath(preset), *args, **kwargs)
 
 
 class VisorTransformersPresetLoader(PresetLoader):
@@ -128,8 +132,7 @@ class VisorTransformersPresetLoader(PresetLoader):
             arguments["tie_word_embeddings"] = reader.is_tied(
                 arguments["tie_word_embeddings"]
             )
-        # Weights that are read anyway aren't drawn first.
-        with placeholders() if load_weights else contextlib.nullcontext():
+        with _initial_values(load_weights):
             backbone = cls(
                 vision_encoder=keras_hub.models.SigLIPVisionEncoder(
                     **encoder_arguments,
@@ -175,6 +178,11 @@ class VisorTransformersPresetLoader(PresetLoader):
             self.config, _image_processor(self.preset)
         )
         return cls(**{**arguments, **kwargs})
+
+
+def _initial_values(load_weights):
+    """Weights that are read anyway aren't drawn first."""
+    return placeholders() if load_weights else contextlib.nullcontext()
 
 
 def _draw_policy(backbone):

@@ -67,11 +67,18 @@ def drawn_shapes(monkeypatch):
     return shapes
 
 
-def test_weights_that_are_read_are_not_drawn(base, monkeypatch):
+@pytest.mark.parametrize("kind", ["checkpoint", "preset"])
+def test_weights_that_are_read_are_not_drawn(
+    tmp_path, base, visor, monkeypatch, kind
+):
+    source, layout = base, uniform_layout(6)
+    if kind == "preset":
+        visor.save_to_preset(tmp_path)
+        source, layout = str(tmp_path), {}
     drawn = drawn_shapes(monkeypatch)
     # `HostNormal` draws from it; called, it would raise.
     monkeypatch.setattr(np.random, "default_rng", None)
-    backbone = VisorBackbone.from_preset(base, **uniform_layout(6))
+    backbone = VisorBackbone.from_preset(source, **layout)
     layer = backbone.decoder_layers[0]
     block = backbone.vision_tower.encoder.layers[-1]
     matrices = {
@@ -94,9 +101,24 @@ def test_weights_that_are_read_are_not_drawn(base, monkeypatch):
     monkeypatch.undo()
 
     drawn = drawn_shapes(monkeypatch)
-    VisorBackbone.from_preset(base, load_weights=False, **uniform_layout(6))
+    VisorBackbone.from_preset(source, load_weights=False, **layout)
     matrices.remove(tuple(backbone.token_embedding.embeddings.shape))
     assert matrices <= drawn
+
+
+class WithHead(VisorCausalLM):
+    """A task with weights that no preset of ours has."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.head = keras.layers.Dense(4)
+        self.head.build((None, 3))
+
+
+def test_a_head_of_ones_own_is_drawn(tmp_path, visor):
+    visor.save_to_preset(tmp_path)
+    head = WithHead.from_preset(str(tmp_path)).head
+    assert keras.ops.convert_to_numpy(head.kernel).std() > 0.1
 
 
 def test_a_new_policy_is_drawn(base):
