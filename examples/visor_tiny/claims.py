@@ -10,6 +10,7 @@ it, fractions by name. Interrupted, it goes on where it stopped.
 import argparse
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import time
@@ -105,16 +106,20 @@ def hide_pictures(lm, samples):
 
 
 def seconds_to_answer():
-    """From the start of the command line to its answer."""
-    command = [sys.executable, "-m", "keras_visor.cli", "ask"]
+    """From the start of the command line to its right answer."""
+    command = pathlib.Path(sys.executable).with_name("keras-visor")
     picture = HERE.parent / "pictures" / "table.png"
     start = time.time()
-    subprocess.run(
-        [*command, str(picture), "what does the picture show?"],
+    ran = subprocess.run(
+        [command, "ask", picture, "what does the picture show?"],
         check=True,
         capture_output=True,
+        text=True,
     )
-    return time.time() - start
+    seconds = time.time() - start
+    if not re.search(r"^answer +table$", ran.stdout, re.MULTILINE):
+        raise RuntimeError(f"{picture} was answered by: {ran.stdout}")
+    return seconds
 
 
 def budget_rows(lm, measured):
