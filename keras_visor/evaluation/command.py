@@ -195,6 +195,8 @@ def _read(builder, split):
             "prompts": example["prompts"].decode("utf-8"),
             "images": Image.open(io.BytesIO(example["images"])),
             "answers": [text.decode("utf-8") for text in example["answers"]],
+            # The id of a data set of several parts is "part/number".
+            "part": example["id"].decode("utf-8").rpartition("/")[0],
         }
 
 
@@ -227,7 +229,7 @@ def averages(summaries: dict[str, dict]) -> dict[str, dict]:
 
 
 def _table(summaries, groups) -> Table:
-    """A row a data set, and the averages of the easy and the hard ones."""
+    """A row a data set and a part, and the averages of easy and hard ones."""
     table = Table("data set", "group", title="Evaluation")
     for column in ("score", "questions", "FLOPs", "saved", "seconds"):
         table.add_column(column, justify="right")
@@ -236,6 +238,8 @@ def _table(summaries, groups) -> Table:
         counts = summary["budgets"].items()
         budgets = ", ".join(f"{index}: {count}" for index, count in counts)
         table.add_row(*_cells(name, summary["group"], summary), budgets)
+        for part, score in summary["parts"].items():
+            table.add_row(f"  {part}", "", f"{100 * score:.1f}")
     if len(summaries) > 1:
         table.add_section()
         for group, average in groups.items():

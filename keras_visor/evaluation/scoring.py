@@ -31,9 +31,10 @@ def answer_questions(
     Args:
         lm: `VisorCausalLM` with its preprocessor; its `reducer` holds.
         examples: iterable of dicts with `prompts` (a string), `images` (an
-            image) and `answers` (strings; a question without any is passed
-            over, since nobody can score it).
-        log: `AnswerLog`. Gets `index`, `answer`, `answers`, `budget`,
+            image), `answers` (strings; a question without any is passed
+            over, since nobody can score it), and `part` (a string), if the
+            data set has several.
+        log: `AnswerLog`. Gets `index`, `part`, `answer`, `answers`, `budget`,
             `text_tokens`, `vision_tokens` and `seconds` of each question.
         budget: See `VisorCausalLM.generate`. Defaults to "auto".
         max_length: int. See `VisorCausalLM.generate`. Defaults to `None`.
@@ -88,6 +89,7 @@ def _answer(lm, batch, budget, max_length):
     for row, (index, example) in enumerate(batch):
         yield {
             "index": index,
+            "part": example.get("part", ""),
             "answer": answers[row],
             "answers": list(example["answers"]),
             **{name: int(values[row]) for name, values in report.items()},
@@ -109,8 +111,9 @@ def summarize(
             list of strings a question) to a float from 0 to 1.
 
     Returns:
-        A dict of `score`; `questions`, how many; `budgets`, by index how many
-        questions ran at each; `flops` and `dense_flops`, the mean of
+        A dict of `score`; `parts`, by name the score of each, if there are
+        any; `questions`, how many; `budgets`, by index how many questions ran
+        at each; `flops` and `dense_flops`, the mean of
         `count_flops` at that budget and of the dense model; and `seconds`, of
         all questions together.
 
@@ -129,14 +132,23 @@ def summarize(
         for length, budget in zip(lengths, budgets, strict=True)
     ]
     dense = [count_flops(lm.backbone, *length) for length in lengths]
+    parts = {}
+    for row in answers:
+        if row["part"]:
+            parts.setdefault(row["part"], []).append(row)
     return {
-        "score": metric(
-            [row["answer"] for row in answers],
-            [row["answers"] for row in answers],
-        ),
+        "score": _score(answers, metric),
+        "parts": {n: _score(part, metric) for n, part in parts.items()},
         "questions": len(answers),
         "budgets": {b: budgets.count(b) for b in sorted(set(budgets))},
         "flops": float(np.mean(flops)),
         "dense_flops": float(np.mean(dense)),
         "seconds": sum(row["seconds"] for row in answers),
     }
+
+
+def _score(answers, metric):
+    return metric(
+        [row["answer"] for row in answers],
+        [row["answers"] for row in answers],
+    )

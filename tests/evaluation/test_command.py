@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from keras_visor.cli import main
+from keras_visor.datasets import pope_f1
 from keras_visor.evaluation import command
 
 pytest.importorskip("tensorflow_datasets")
@@ -59,7 +60,15 @@ def test_pope(tmp_path, data_dir, capsys):
     assert pope["group"] == "easy" and 0 <= pope["score"] <= 1
     assert pope["flops"] < pope["dense_flops"]
     assert summary["averages"]["easy"]["score"] == pope["score"]
+    assert list(pope["parts"]) == ["random", "popular", "adversarial"]
+    rows = list(map(json.loads, (output / "pope.jsonl").open()))[1:]
+    for part, score in pope["parts"].items():
+        of_part = [row for row in rows if row["part"] == part]
+        assert len(of_part) == 2
+        said = [row["answer"] for row in of_part]
+        assert score == pope_f1(said, [row["answers"] for row in of_part])
     printed = capsys.readouterr().out
+    assert re.search(r"  popular +│ +│ +\d+\.\d │", printed)
     (row,) = [line for line in printed.splitlines() if " 6 " in line]
     assert f"{100 * pope['score']:.1f}" in row
     # With other settings, what is there would be mixed with something else.
@@ -84,6 +93,7 @@ def test_averages_of_several_data_sets():
         return {
             "group": group,
             "score": score,
+            "parts": {},
             "questions": 10,
             "budgets": {0: 10},
             "flops": flops,

@@ -45,6 +45,7 @@ def test_every_question_is_answered_as_if_alone(visor, tmp_path):
             return_report=True,
         )
         assert row["answer"] == answer and row["answers"] == ["yes"]
+        assert row["part"] == ""
         for name, values in report.items():
             assert row[name] == values[0]
         assert row["seconds"] > 0
@@ -75,8 +76,8 @@ def test_summary_by_hand(visor):
         {"answer": "no", "answers": ["yes"], "budget": 0, "seconds": 1},
         {"answer": "yes", "answers": ["yes"], "budget": 2, "seconds": 0.5},
     ]
-    for row in rows:
-        row |= {"text_tokens": 30, "vision_tokens": 50}
+    for row, part in zip(rows, ("human", "augmented", "human"), strict=True):
+        row |= {"part": part, "text_tokens": 30, "vision_tokens": 50}
 
     def metric(answers, references):
         return float(
@@ -87,12 +88,16 @@ def test_summary_by_hand(visor):
     flops = [count_flops(visor.backbone, 30, 50, b) for b in (2, 0, 2)]
     assert summary == {
         "score": pytest.approx(2 / 3),
+        "parts": {"augmented": 0.0, "human": 1.0},
         "questions": 3,
         "budgets": {0: 1, 2: 2},
         "flops": pytest.approx(np.mean(flops)),
         "dense_flops": count_flops(visor.backbone, 30, 50),
         "seconds": 3.0,
     }
+
+    of_one_part = [{**row, "part": ""} for row in rows]
+    assert summarize(visor, of_one_part, metric)["parts"] == {}
 
 
 def test_refuses_no_answers(visor):

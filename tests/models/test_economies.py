@@ -37,24 +37,29 @@ def test_bfloat16_is_close(visor, visor_directory, budget):
     assert sum(alike) >= 3
 
 
-def test_int8(visor, visor_directory, tmp_path):
-    lm = VisorCausalLM.from_preset(visor_directory)
-    lm.generate(batch(["strip"]), max_length=MAX_LENGTH)
-    lm.quantize("int8")
-    assert size_in_bytes(lm) < 0.5 * size_in_bytes(visor)
+def test_int8(small_directory, tmp_path):
+    small, lm = map(VisorCausalLM.from_preset, [small_directory] * 2)
+    data = batch(["one image", "strip"])
 
-    inputs = preprocess(lm, batch())
+    def answers_of(model):
+        return model.generate(data, max_length=MAX_LENGTH, budget=1)
+
+    assert answers_of(lm) == answers_of(small)
+    lm.quantize("int8")
+    assert size_in_bytes(lm) < 0.5 * size_in_bytes(small)
+
+    inputs = preprocess(lm, data)
     mask = inputs["padding_mask"]
-    expected, logits = outputs(visor, inputs)[mask], outputs(lm, inputs)[mask]
+    expected, logits = outputs(small, inputs)[mask], outputs(lm, inputs)[mask]
     assert np.corrcoef(expected.ravel(), logits.ravel())[0, 1] > 0.99
     # Not what the program of before the quantization says.
-    answers = lm.generate(batch(), max_length=MAX_LENGTH, budget=2)
-    assert answers != visor.generate(batch(), max_length=MAX_LENGTH, budget=2)
+    answers = answers_of(lm)
+    assert answers != answers_of(small)
 
     lm.save_to_preset(str(tmp_path / "int8"))
     again = VisorCausalLM.from_preset(tmp_path / "int8")
     np.testing.assert_allclose(outputs(again, inputs)[mask], logits, atol=1e-4)
-    assert answers == again.generate(batch(), max_length=MAX_LENGTH, budget=2)
+    assert answers == answers_of(again)
 
 
 def test_rematerialisation_trains_alike(small_directory, monkeypatch):
