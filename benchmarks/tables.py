@@ -269,7 +269,7 @@ def _write(value, kind) -> str:
     if kind == "time":
         return f"{value:.2f} s" if value >= 1 else f"{value * 1e3:.1f} ms"
     if kind == "part":
-        return f"{value:.2f}"
+        return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
     return f"{value:.1f}x" if value >= 10 else f"{value:.2f}x"
 
 
