@@ -4,7 +4,7 @@ One batch, whose lengths are known when it is compiled (`train_on_batch`): in
 TensorFlow's `fit` they are not, and what is off is masked instead of left out.
 The encoder is the checkpoint's tiny one and is not trained; its patches are
 gathered to as many visual tokens as asked for. A universal step costs the mean
-over all budgets, which training draws from.
+over all budgets, drawn alike, as `sample_budgets` does by default.
 """
 
 import keras

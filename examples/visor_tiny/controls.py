@@ -38,6 +38,7 @@ from supervision import WORDS
 
 from keras_visor import VisorCausalLM
 from keras_visor.training import with_layout
+from keras_visor.training.files import write_whole
 
 FOLDER = pathlib.Path(__file__).parent
 START = "visor_tiny_en"
@@ -104,7 +105,7 @@ def run_control(name, from_nothing, folder, workers):
 def write_record(path, name, record):
     """Add a control's record to those in a file."""
     known = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps(known | {name: record}, indent=2) + "\n")
+    write_whole(path, json.dumps(known | {name: record}, indent=2) + "\n")
     print(name, json.dumps(record, indent=2))
 
 

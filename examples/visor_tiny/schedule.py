@@ -17,6 +17,7 @@ from supervision import TokenLabels
 from workers import making_ahead
 
 import keras_visor
+from keras_visor.training.files import write_whole
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ def train(
             model.save_weights(partial)
             partial.replace(checkpoint)
             record = {"done": done, "seconds": seconds}
-            progress.write_text(json.dumps(record))
+            write_whole(progress, json.dumps(record))
     lm.save_to_preset(str(run / "trained"))
     return load_trained(run, "float32"), seconds / 60
 

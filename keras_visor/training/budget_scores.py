@@ -11,13 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from keras import ops
 from rich.progress import track
 
 from keras_visor.analysis.flops import count_flops
 from keras_visor.datasets.metrics import exact_match
+from keras_visor.models.encoded_images import EncodedImages
+from keras_visor.models.encoded_images import image_list
+from keras_visor.models.model_digest import model_digest
 from keras_visor.models.visor_backbone import VisorBackbone
 from keras_visor.models.visor_causal_lm import VisorCausalLM
-from keras_visor.models.weights_digest import weights_digest
 from keras_visor.reduction.reducer import Reducer
 from keras_visor.training.checks import check_positive
 from keras_visor.training.columns import image_column
@@ -54,6 +57,14 @@ class BudgetScores:
             text_tokens=self.text_tokens[rows],
             vision_tokens=self.vision_tokens[rows],
         )
+
+    def check_budgets(self, lm: VisorCausalLM) -> None:
+        """Raise a `ValueError` where these are scores of other budgets."""
+        if self.budgets != lm.backbone.budgets:
+            raise ValueError(
+                "`scores` must be of the model's budgets, "
+                f"{lm.backbone.budgets}. Received: {self.budgets}"
+            )
 
     def flops(
         self, backbone: VisorBackbone, reducer: Reducer | None = None
@@ -123,7 +134,7 @@ def score_budgets(
     Raises:
         ValueError: Bad arguments; or a shard in the directory is damaged, or
             is of another model, other budgets, another metric, length or
-            other prompts and responses. The message has its name.
+            other samples. The message has its name.
 
     Example:
     ```python
@@ -142,7 +153,11 @@ def score_budgets(
     ```
     """
     columns = _columns(lm, samples)
-    check_positive(batch_size=batch_size, shard_size=shard_size)
+    if max_length is None:
+        max_length = lm.preprocessor.sequence_length
+    check_positive(
+        max_length=max_length, batch_size=batch_size, shard_size=shard_size
+    )
     if not 0 <= worker < num_workers:
         raise ValueError(
             "`worker` must be from 0 to `num_workers` - 1. Received: "
@@ -154,7 +169,6 @@ def score_budgets(
             f"{num_workers}, directory=None"
         )
     count = len(columns["prompts"])
-    max_length = max_length or lm.preprocessor.sequence_length
 
     def answer(rows):
         return _answer(lm, columns, rows, metric, max_length)
@@ -175,7 +189,7 @@ def score_budgets(
             f"`shard_size` make {len(shards)} shards. Pass another directory."
         )
     origin = {
-        "model": _model_digest(lm),
+        "model": model_digest(lm, with_policy=False),
         "budgets": lm.backbone.budgets,
         "metric": getattr(metric, "__qualname__", type(metric).__qualname__),
         "max_length": max_length,
@@ -293,24 +307,21 @@ def _collect(lm, rows):
     )
 
 
-def _model_digest(lm):
-    """Of all that its answers depend on, the budgets and the policy apart."""
-    backbone = lm.backbone
-    config = backbone.get_config()
+def _samples_digest(columns, rows):
     digest = hashlib.sha256()
-    for name in ("rope_max_wavelength", "layer_norm_epsilon", "num_layers"):
-        digest.update(str(config[name]).encode())
-    digest.update(json.dumps(backbone.cross_attention_layers).encode())
-    digest.update(str(backbone.compute_dtype).encode())
-    if lm.reducer is not None:
-        digest.update(repr(lm.reducer).encode())
-    digest.update(weights_digest(backbone, with_policy=False).encode())
+    for row in rows:
+        texts = [str(columns["prompts"][row]), str(columns["responses"][row])]
+        digest.update(json.dumps(texts).encode())
+        images = image_list(columns["images"][row])
+        if isinstance(images, EncodedImages):
+            images = [ops.convert_to_numpy(images.tokens)]
+        for image in images:
+            digest.update(_content(image))
     return digest.hexdigest()
 
 
-def _samples_digest(columns, rows):
-    texts = [
-        [str(columns["prompts"][row]), str(columns["responses"][row])]
-        for row in rows
-    ]
-    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+def _content(image):
+    if isinstance(image, str | os.PathLike):
+        return pathlib.Path(image).read_bytes()
+    pixels = np.ascontiguousarray(image)
+    return str(pixels.shape).encode() + pixels.tobytes()

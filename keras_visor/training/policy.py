@@ -1,5 +1,7 @@
 """Training the policy, the rest of the model frozen."""
 
+import hashlib
+import json
 import os
 from collections.abc import Iterable
 from collections.abc import Sequence
@@ -86,9 +88,9 @@ def train_policy(
         `lm`, its policy trained, or a copy of it that has one.
 
     Raises:
-        ValueError: Bad arguments, or nothing to route: a single budget, or
-            budgets that differ at the first layer, before which a policy sees
-            nothing.
+        ValueError: Bad arguments; scores of other budgets; or nothing to
+            route: a single budget, or budgets that differ at the first layer,
+            before which a policy sees nothing.
 
     Example:
     ```python
@@ -108,6 +110,8 @@ def train_policy(
         )
     check_positive(num_steps=num_steps, batch_size=batch_size)
     _check_routable(lm)
+    if isinstance(scores, BudgetScores):
+        scores.check_budgets(lm)
     right = is_right(scores, slack)
     prompts = samples["prompts"]
     if right.shape != (len(prompts), len(lm.backbone.budgets)):
@@ -147,10 +151,16 @@ def train_policy(
             directory=directory,
             batch_size=batch_size,
             seed=seed,
+            settings={"rule": rule, "labels": _digest(targets, weights, rows)},
             **kwargs,
         )
     set_policy_rule(lm, rule)
     return lm
+
+
+def _digest(*values):
+    text = json.dumps([np.asarray(value).tolist() for value in values])
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def class_weights(labels: Sequence[int]) -> np.ndarray:

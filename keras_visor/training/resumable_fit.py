@@ -27,6 +27,7 @@ def fit(
     shares: Sequence[float] | None = None,
     shuffle: bool = True,
     seed: int = 0,
+    settings: dict[str, Any] | None = None,
     **kwargs,
 ) -> dict[str, list[float]]:
     """`model.fit` for a number of steps, which goes on where it was stopped.
@@ -57,16 +58,21 @@ def fit(
         shuffle: bool. Whether each epoch shuffles the samples of a dict or
             the batches of a `PyDataset`. Defaults to `True`.
         seed: int. Of shuffling and of the budgets. Defaults to `0`.
+        settings: dict of JSON values. What else makes this training what it
+            is, by which a directory is told from another training's. Defaults
+            to `None`: nothing else.
         **kwargs: Other arguments of the model's `fit`, such as `callbacks`,
-            `validation_data` and `verbose`. Callbacks begin anew with each
-            epoch.
+            `validation_data` and `verbose`. Callbacks may begin anew with
+            each epoch.
 
     Returns:
         A dict of the metrics, as in `keras.callbacks.History`: an entry for
         each epoch from the first on, whichever call ran it.
 
     Raises:
-        ValueError: Bad counts; or the directory holds another training.
+        ValueError: Bad counts; shares of another number than the model has
+            budgets; or the directory holds another training, a longer one, or
+            a damaged file.
 
     Example:
     ```python
@@ -94,38 +100,72 @@ def fit(
         "trainable parameters": sum(
             math.prod(v.shape) for v in model.trainable_variables
         ),
+        **(settings or {}),
     }
-    step, history = _restore(model, directory, run)
-    stop_after_epoch = keras.callbacks.LambdaCallback(
-        on_epoch_end=lambda epoch, logs: setattr(model, "stop_training", True)
-    )
-    callbacks = [*kwargs.pop("callbacks", ()), stop_after_epoch]
+    step, history = _restore(model, directory, run, num_steps)
+    saving = _Saving(directory, run, history, save_every, num_steps)
+    callbacks = [*kwargs.pop("callbacks", ()), saving]
     while step < num_steps:
-        epoch = step // save_every
-        stop = min((epoch + 1) * save_every, num_steps)
-        batches = _batches(data, step, stop, batch_size, shuffle, seed)
+        saving.stop = min(step - step % save_every + save_every, num_steps)
+        steps_per_epoch = None
+        if _is_tf_data(data) and step % save_every == 0:
+            # It can be entered at its beginning only: one pass for all the
+            # epochs that are whole.
+            steps_per_epoch = saving.stop - step
+            whole = num_steps - num_steps % save_every
+            saving.stop = whole if step < whole else num_steps
+        batches = _batches(data, step, saving.stop, batch_size, shuffle, seed)
         if shares is not None:
             batches = sample_budgets(
-                batches, len(shares), shares, seed, first_step=step
+                batches, _num_budgets(model, shares), shares, seed, step
             )
-        logs = model.fit(
+        model.fit(
             batches,
-            initial_epoch=epoch,
+            initial_epoch=step // save_every,
             epochs=math.ceil(num_steps / save_every),
+            steps_per_epoch=steps_per_epoch,
             callbacks=callbacks,
             shuffle=False,
             **kwargs,
-        ).history
-        for name, values in logs.items():
-            history.setdefault(name, []).extend(map(float, values))
-        step = stop
-        if directory is not None:
-            _save(model, directory, {"run": run, "step": step}, history)
+        )
+        step = saving.step
     return history
 
 
+class _Saving(keras.callbacks.Callback):
+    """Saves after each epoch, and ends the call of `fit` at the step `stop`."""
+
+    def __init__(self, directory, run, history, save_every, num_steps):
+        super().__init__()
+        self.directory = directory
+        self.run = run
+        self.history = history
+        self.save_every = save_every
+        self.num_steps = num_steps
+        self.step = self.stop = 0
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.step = min((epoch + 1) * self.save_every, self.num_steps)
+        for name, value in (logs or {}).items():
+            self.history.setdefault(name, []).append(float(value))
+        if self.directory is not None:
+            progress = {"run": self.run, "step": self.step}
+            _save(self.model, self.directory, progress, self.history)
+        if self.step >= self.stop:
+            self.model.stop_training = True
+
+
+def _num_budgets(model, shares):
+    backbone = getattr(model, "backbone", None)
+    return len(getattr(backbone, "budgets", shares))
+
+
+def _is_tf_data(data):
+    return hasattr(data, "as_numpy_iterator")
+
+
 def _batches(data, first, stop, batch_size, shuffle, seed):
-    if hasattr(data, "as_numpy_iterator"):  # A `tf.data.Dataset`.
+    if _is_tf_data(data):
         return data.repeat().skip(first).take(stop - first)
     if isinstance(data, dict | keras.utils.PyDataset):
         return Steps(data, first, stop, batch_size, shuffle, seed)
@@ -156,25 +196,35 @@ def _save(model, directory, progress, history):
             other.unlink()
 
 
-def _restore(model, directory, run):
+def _restore(model, directory, run, num_steps):
     """The step reached and the metrics until then."""
     if directory is None:
         return 0, {}
     path = pathlib.Path(directory) / PROGRESS
     if not path.exists():
         return 0, {}
-    progress = json.loads(path.read_text(encoding="utf-8"))
-    differing = [key for key in run if progress["run"].get(key) != run[key]]
+    try:
+        progress = json.loads(path.read_text(encoding="utf-8"))
+        known, step = progress["run"], progress["step"]
+        history = progress["history"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"`{path}` is damaged: {error!r}") from error
+    differing = [key for key in run if known.get(key) != run[key]]
     if differing:
         raise ValueError(
             f"`directory` holds another training: {path} differs in "
             + ", ".join(
-                f"{key} ({progress['run'].get(key)} there, {run[key]} here)"
+                f"{key} ({known.get(key)} there, {run[key]} here)"
                 for key in differing
             )
             + ". Pass another directory, or the same arguments."
         )
+    if step > num_steps:
+        raise ValueError(
+            f"`directory` holds a longer training: {path} is at step {step}. "
+            f"Received: num_steps={num_steps}"
+        )
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
-    model.load_weights(_weights_file(directory, progress["step"]))
-    return progress["step"], progress["history"]
+    model.load_weights(_weights_file(directory, step))
+    return step, history

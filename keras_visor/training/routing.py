@@ -10,6 +10,7 @@ from rich.progress import track
 
 from keras_visor.models.visor_causal_lm import VisorCausalLM
 from keras_visor.training.budget_scores import BudgetScores
+from keras_visor.training.checks import check_positive
 from keras_visor.training.columns import image_column
 from keras_visor.training.rebuild import set_policy_rule
 
@@ -63,7 +64,13 @@ def routing_logits(
             `lm.encode` gave for them.
         batch_size: int. Defaults to `32`.
         verbose: bool. Whether to show the progress. Defaults to `True`.
+
+    Raises:
+        ValueError: No samples, or a count below 1.
     """
+    check_positive(batch_size=batch_size)
+    if not len(samples["prompts"]):
+        raise ValueError("`samples` must hold a prompt. Received: none")
     prompts, images = samples["prompts"], image_column(samples)
     starts = range(0, len(prompts), batch_size)
     logits = []
@@ -120,15 +127,18 @@ def evaluate_routing(
         A list of `Routing`: of all samples, then of each group by name.
 
     Raises:
-        ValueError: Arguments of different samples, or an unknown group.
+        ValueError: Arguments of different samples or budgets, or an unknown
+            group.
     """
     _check_policy(lm)
+    scores.check_budgets(lm)
     count = len(scores.scores)
     groups = np.asarray(["all"] * count if groups is None else groups)
-    if len(logits) != count or len(groups) != count:
+    if np.shape(logits) != scores.scores.shape or len(groups) != count:
         raise ValueError(
-            f"`logits` and `groups` must have a row for each of the {count} "
-            f"samples of `scores`. Received: {len(logits)} and {len(groups)}"
+            "`logits` must be of the samples and budgets of `scores`, "
+            f"{scores.scores.shape}, and `groups` of its samples. Received: "
+            f"{np.shape(logits)} and {len(groups)}"
         )
     held_out = set(held_out)
     unknown = sorted(held_out - set(groups.tolist()))
@@ -154,7 +164,9 @@ def evaluate_routing(
             held_out=name in held_out,
         )
 
-    names = [name for name in np.unique(groups).tolist() if name != "all"]
+    names = np.unique(groups).tolist()
+    if names == ["all"]:
+        names = []
     return [
         routing("all", np.arange(count)),
         *(routing(name, np.flatnonzero(groups == name)) for name in names),

@@ -141,6 +141,9 @@ def viable_budgets(
 ) -> list[list[int]]:
     """The subsets than which none is both cheaper and better.
 
+    They ascend by their number of layers too, as a model's budgets do; with a
+    reducer within the decoder, more layers can cost less.
+
     Args:
         subnetworks: sequence of `Subnetwork`, see `search_subnetworks`.
         min_gain: float. How much better than every cheaper one a subset must
@@ -157,10 +160,14 @@ def viable_budgets(
         raise ValueError("`subnetworks` must not be empty. Received: []")
     if not min_gain >= 0:
         raise ValueError(f"`min_gain` must be 0 or more. Received: {min_gain}")
-    cheapest_first = sorted(subnetworks, key=lambda s: (s.flops, *_worth(s)))
+    fewest_first = sorted(
+        subnetworks, key=lambda s: (len(s.layers), s.flops, *_worth(s))
+    )
     front = []
-    for subnetwork in cheapest_first:
+    for subnetwork in fewest_first:
         if not front or subnetwork.score > front[-1].score + min_gain:
+            while front and front[-1].flops >= subnetwork.flops:
+                front.pop()
             front.append(subnetwork)
     return [list(subnetwork.layers) for subnetwork in front]
 

@@ -206,7 +206,11 @@ def test_a_policy_changes_no_answers(lm, columns, files, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "key", ["model", "reducer", "metric", "max_length", "samples"]
+    "key",
+    [
+        *("model", "reducer", "converter", "metric", "max_length"),
+        *("samples", "pictures"),
+    ],
 )
 def test_foreign_shards_are_refused(
     lm, load_small, columns, files, tmp_path, key
@@ -221,10 +225,20 @@ def test_foreign_shards_are_refused(
     elif key == "reducer":
         arguments["lm"] = load_small(reducer=UniformChoice(0.5))
         key = "model"
+    elif key == "converter":
+        arguments["lm"] = load_small()
+        converter = arguments["lm"].preprocessor.image_converter
+        converter.max_tiles = 1
+        key = "model"
     elif key == "metric":
         arguments["metric"] = lambda answers, responses: 0.5
     elif key == "max_length":
         arguments["max_length"] = MAX_LENGTH + 1
+    elif key == "pictures":
+        images = [*columns["images"]]
+        images[3] = [255 - images[3][0]]
+        arguments["columns"] = {**columns, "images": images}
+        key = "samples"
     else:
         responses = [*columns["responses"]]
         responses[3] = "another"
@@ -299,6 +313,7 @@ def test_two_processes_one_of_them_killed(
 def test_bad_input(lm, columns, tmp_path):
     bad = {
         "`batch_size` must be 1": {"batch_size": 0},
+        "`max_length` must be 1": {"max_length": 0},
         "`shard_size` must be 1": {"shard_size": 0},
         "`worker`.*worker=2, num_workers=2": {"worker": 2, "num_workers": 2},
         "`num_workers` share": {"num_workers": 2},

@@ -14,6 +14,7 @@ from samples import question
 from keras_visor import VisorCausalLM
 from keras_visor.reduction import FastV
 from keras_visor.reduction import VisionZip
+from keras_visor.training import BudgetScores
 from keras_visor.training import policy
 from keras_visor.training import routing_logits
 from keras_visor.training import set_policy_rule
@@ -322,6 +323,21 @@ def test_a_complete_training_is_loaded(load_small, samples, tmp_path):
     np.testing.assert_array_equal(
         routed(loaded, samples), routed(trained, samples)
     )
+    # Another rule's, or that of other labels, is another training.
+    for key, scores, rule in (
+        ("rule", SCORES, "tolerance"),
+        ("labels", 1 - SCORES, "argmax"),
+    ):
+        with pytest.raises(ValueError, match=f"another training.*{key} "):
+            train(
+                load_small(),
+                samples,
+                scores,
+                rule=rule,
+                num_steps=2,
+                directory=tmp_path,
+                hidden_dim=8,
+            )
 
 
 def test_routing_logits(with_untrained, samples):
@@ -358,6 +374,13 @@ def test_bad_input(load_small, samples, dense_directory):
             train(lm, samples, SCORES, **arguments)
     with pytest.raises(ValueError, match=r"`scores`.*10 samples.*\(9, 2\)"):
         train(lm, samples, SCORES[:9])
+    others = BudgetScores([[], [2]], SCORES, [["", ""]] * 10, None, None)
+    with pytest.raises(ValueError, match=r"`scores`.*\[1\]\].*\[2\]\]"):
+        train(lm, samples, others)
+    with pytest.raises(ValueError, match="`batch_size` must be 1 or more"):
+        routing_logits(lm, samples, batch_size=0)
+    with pytest.raises(ValueError, match="`samples` must hold a prompt"):
+        routing_logits(lm, {"prompts": []})
     with pytest.raises(ValueError, match=r"several budgets.*\[\[1\]\]"):
         train(with_budgets(lm, [[1]]), samples, SCORES[:, 1:])
     lowest = VisorCausalLM.from_preset(

@@ -100,8 +100,18 @@ def check_refusals(load_small, samples, directory):
     lm = compiled(load_small)
     with pytest.raises(ValueError, match="another training.*progress.json"):
         fit(lm, samples, 7, directory, batch_size=5, shares=SHARES, seed=3)
+    with pytest.raises(ValueError, match="differs in stage .*None there, 2"):
+        run(lm, samples, directory, settings={"stage": 2})
+    with pytest.raises(ValueError, match="longer training.*step 7.*num_steps"):
+        run(lm, samples, directory, num_steps=6)
+    three = [0.2, 0.3, 0.5]
+    with pytest.raises(ValueError, match="`shares` must be one for each.*2"):
+        fit(lm, samples, 7, batch_size=5, shares=three)
     lm.backbone.vision_tower.trainable = False
     with pytest.raises(ValueError, match="trainable parameters"):
+        run(lm, samples, directory)
+    (directory / "progress.json").write_text("")
+    with pytest.raises(ValueError, match="progress.json` is damaged"):
         run(lm, samples, directory)
 
 
@@ -113,18 +123,26 @@ class Recorder(keras.Model):
         self.epochs = []
         self.batches = []
 
-    def fit(self, x, initial_epoch, epochs, callbacks, shuffle):
+    def fit(
+        self, x, initial_epoch, epochs, steps_per_epoch, callbacks, shuffle
+    ):
         assert (shuffle, epochs) == (False, 3)
-        self.epochs.append(initial_epoch)
         tf_data = hasattr(x, "as_numpy_iterator")
-        self.batches += list(
+        batches = list(
             x.as_numpy_iterator()
             if tf_data
             else map(x.__getitem__, range(len(x)))
         )
-        history = keras.callbacks.History()
-        history.history = {"loss": [0.5]}
-        return history
+        self.batches += batches
+        callbacks = keras.callbacks.CallbackList(callbacks, model=self)
+        self.stop_training = False
+        for epoch in range(initial_epoch, epochs):
+            self.epochs.append(epoch)
+            callbacks.on_epoch_end(epoch, {"loss": 0.5})
+            del batches[: steps_per_epoch or len(batches)]
+            if self.stop_training:
+                break
+        assert not batches
 
 
 def test_what_a_batch_is(samples):
@@ -143,17 +161,51 @@ def test_what_a_batch_is(samples):
 
 
 def test_tf_data_starts_again_when_it_ends():
+    """And is read in one go, but for an epoch that is not whole."""
     import tensorflow as tf
 
     columns = {"prompts": ["a", "b", "c"]}
     dataset = tf.data.Dataset.from_tensor_slices(columns).batch(2)
     model = Recorder()
-    fit(model, dataset, 5, save_every=2, shares=SHARES)
+    fits = []
+    model.fit = lambda *args, **kwargs: (
+        fits.append(kwargs["initial_epoch"]),
+        Recorder.fit(model, *args, **kwargs),
+    )
+    history = fit(model, dataset, 5, save_every=2, shares=SHARES)
+    assert history == {"loss": [0.5, 0.5, 0.5]}
+    assert (fits, model.epochs) == ([0, 2], [0, 1, 2])
     prompts = [batch["prompts"].tolist() for batch in model.batches]
     assert prompts == [[b"a", b"b"], [b"c"]] * 2 + [[b"a", b"b"]]
     assert [batch["budget"][0] for batch in model.batches] == [
         draw_budget(SHARES, 0, step) for step in range(5)
     ]
+
+
+def test_tf_data_interrupted_and_resumed(
+    load_small, samples, weights_of, tmp_path
+):
+    import tensorflow as tf
+
+    text = {name: samples[name] for name in ("prompts", "responses")}
+    text["prompts"] = [p.replace("<image>", "") for p in text["prompts"]]
+    dataset = tf.data.Dataset.from_tensor_slices(text).batch(2)
+
+    def train(directory, **arguments):
+        lm = compiled(load_small)
+        fit(lm, dataset, 7, directory, save_every=2, verbose=0, **arguments)
+        return lm
+
+    whole = train(tmp_path / "whole")
+    directory = tmp_path / "interrupted"
+    with pytest.raises(KeyboardInterrupt):
+        train(directory, callbacks=[Interrupt(5)])
+    assert json.loads((directory / "progress.json").read_text())["step"] == 4
+    resumed = train(directory)
+    for weight, expected in zip(
+        weights_of(resumed), weights_of(whole), strict=True
+    ):
+        np.testing.assert_allclose(weight, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["num_steps", "batch_size", "save_every"])

@@ -79,6 +79,16 @@ def test_without_groups(lm):
     assert (routing.group, routing.count) == ("all", 4)
 
 
+def test_a_group_of_that_name_is_a_group(lm):
+    groups = ["all", "hard", "hard", "all"]
+    found = evaluate_routing(lm, LOGITS, SCORES, groups)
+    assert [(routing.group, routing.count) for routing in found] == [
+        ("all", 4),
+        ("all", 2),
+        ("hard", 2),
+    ]
+
+
 # === Calibration ===
 
 
@@ -172,8 +182,12 @@ def test_where_none_is_good_enough_the_best(lm):
 def test_bad_input(lm, load_small):
     with pytest.raises(ValueError, match='rule="tolerance".*argmax'):
         calibrate_tolerance(lm, LOGITS, SCORES)
-    with pytest.raises(ValueError, match="`logits` and `groups`.*3 and 4"):
-        evaluate_routing(lm, LOGITS[:3], SCORES)
+    for logits in (LOGITS[:3], LOGITS[:, :1]):
+        with pytest.raises(ValueError, match=r"`logits`.*\(4, 2\).* and 4"):
+            evaluate_routing(lm, logits, SCORES)
+    others = dataclasses.replace(SCORES, budgets=[[], [4]])
+    with pytest.raises(ValueError, match=r"`scores`.*\[1\]\].*\[4\]\]"):
+        evaluate_routing(lm, LOGITS, others)
     with pytest.raises(ValueError, match="`held_out`.*'DocVQA'"):
         evaluate_routing(lm, LOGITS, SCORES, GROUPS, ["DocVQA"])
     with pytest.raises(ValueError, match="`lm` must have a policy"):

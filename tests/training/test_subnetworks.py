@@ -53,6 +53,17 @@ def test_a_gain_within_noise_buys_nothing():
     assert front(*points, min_gain=0.1) == [[]]
 
 
+def test_more_layers_that_cost_less():
+    """As a reducer within the decoder has it; budgets ascend in both."""
+    few, many, best = (
+        ((1,), 0.7, 30.0),
+        ((4, 7), 0.6, 20.0),
+        ((4, 7), 0.8, 20.0),
+    )
+    assert front(((), 0.5, 10.0), few, many) == [[], [1]]
+    assert front(((), 0.5, 10.0), few, best) == [[], [4, 7]]
+
+
 # === The search, on scores by hand ===
 
 SCORES = {
