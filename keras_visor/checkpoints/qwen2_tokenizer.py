@@ -89,6 +89,16 @@ def _qwen2(preset) -> Tokenizer:
 
 
 def _added_tokens(preset) -> dict[int, AddedToken]:
+    try:
+        return _read_added_tokens(preset)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"The added tokens of `{preset}`, in tokenizer_config.json or "
+            f"added_tokens.json, are not those of a tokenizer: {error!r}"
+        ) from error
+
+
+def _read_added_tokens(preset):
     config = read_json(preset, "tokenizer_config.json") or {}
     if "added_tokens_decoder" in config:
         return {
@@ -100,7 +110,7 @@ def _added_tokens(preset) -> dict[int, AddedToken]:
         }
     tokens = read_json(preset, "added_tokens.json") or {}
     return {
-        token_id: AddedToken(content, special=True, normalized=False)
+        int(token_id): AddedToken(content, special=True, normalized=False)
         for content, token_id in tokens.items()
     }
 

@@ -102,7 +102,13 @@ def _check(lm, directory):
             "`lm` must have a preprocessor, whose tokenizer and image "
             "converter a checkpoint holds. Received: lm.preprocessor=None"
         )
-    siglip_layers(lm.backbone.vision_tower.encoder)
+    _, blocks = siglip_layers(lm.backbone.vision_tower.encoder)
+    if blocks[0].intermediate_activation != "gelu_approximate":
+        raise ValueError(
+            "`lm` must have a vision encoder with "
+            'intermediate_activation="gelu_approximate", as SigLIP has. '
+            f"Received: {blocks[0].intermediate_activation!r}"
+        )
     quantized = [
         layer.path
         for layer in lm.backbone._flatten_layers()
@@ -271,8 +277,10 @@ def _config(backbone, converter, token_ids):
     if "<video>" in token_ids:
         config["video_token_index"] = token_ids["<video>"]
     every_layer = list(range(backbone.num_layers))
-    if list(backbone.cross_attention_layers) or (
-        backbone.budgets != [every_layer]
+    if (
+        backbone.cross_attention_layers
+        or backbone.budgets != [every_layer]
+        or backbone.policy is not None
     ):
         config["visor_config"] = {
             key: getattr(backbone, key) for key in LAYOUT_KEYS

@@ -58,6 +58,7 @@ class PublicDataset:
 _WORD_OR_PHRASE = (
     "{question}\nAnswer the question using a single word or phrase."
 )
+_SINGLE_WORD = "{question}\nAnswer the question with a single word."
 _LETTER = (
     "{question}\nAnswer with the option's letter from the given choices "
     "directly."
@@ -99,7 +100,7 @@ _DATASETS = (
     PublicDataset(
         name="chartqa",
         group="hard",
-        prompt=_WORD_OR_PHRASE,
+        prompt=_SINGLE_WORD,
         metric=relaxed_accuracy,
         split="test",
         builder="keras_visor.datasets.public.chartqa.ChartQA",

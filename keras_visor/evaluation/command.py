@@ -1,9 +1,11 @@
 """`keras-visor evaluate`: public data sets, scored into a table."""
 
 import argparse
+import functools
 import inspect
 import io
 import json
+from collections.abc import Callable
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,9 +18,10 @@ from rich.table import Table
 from keras_visor.datasets import public_datasets
 from keras_visor.evaluation.answer_log import AnswerLog
 from keras_visor.evaluation.scoring import answer_questions
+from keras_visor.evaluation.scoring import longest_question
 from keras_visor.evaluation.scoring import summarize
+from keras_visor.models.model_digest import model_digest
 from keras_visor.models.visor_causal_lm import VisorCausalLM
-from keras_visor.models.weights_digest import weights_digest
 from keras_visor.reduction import reducer_from_text
 
 GROUPS = ("easy", "hard")
@@ -59,8 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="text tokens of prompt and answer together (default: the "
-        "model's own); after an error that a question is longer, start again "
-        "with more",
+        "model's own)",
     )
     parser.add_argument(
         "--data-dir",
@@ -88,8 +90,8 @@ def run(options: argparse.Namespace, budget: str | int) -> None:
     Raises:
         FileNotFoundError: The published files of a data set are missing.
         ValueError: There is no such data set, budget or reducer; a number is
-            not positive; the answers in `options.output` are of other
-            settings.
+            not positive; a question leaves no room for an answer; the answers
+            in `options.output` are of other settings.
     """
     _check(options)
     reducer = options.reduce and reducer_from_text(options.reduce)
@@ -98,16 +100,20 @@ def run(options: argparse.Namespace, budget: str | int) -> None:
     _check_budget(lm, budget)
     if reducer:
         lm.reducer = reducer
+    max_length = options.max_length or lm.preprocessor.sequence_length
+    for name, (read, _, _) in splits.items():
+        _check_room(lm, name, read(), max_length)
     folder = Path(options.output)
     folder.mkdir(parents=True, exist_ok=True)
     settings = {
         "preset": options.preset,
-        "weights": weights_digest(lm.backbone),
+        "model": model_digest(lm),
         "budget": budget,
         "reducer": repr(lm.reducer),
+        "max_length": max_length,
     }
     summaries = {}
-    for name, (examples, count, version) in splits.items():
+    for name, (read, count, version) in splits.items():
         dataset = public_datasets()[name]
         source = {"dataset": f"{name} {version}", "split": dataset.split}
         log = AnswerLog(folder / f"{name}.jsonl", {**settings, **source})
@@ -115,10 +121,10 @@ def run(options: argparse.Namespace, budget: str | int) -> None:
             task = progress.add_task(name, total=count)
             answer_questions(
                 lm,
-                examples,
+                read(),
                 log,
                 budget=budget,
-                max_length=options.max_length,
+                max_length=max_length,
                 batch_size=options.batch_size,
                 on_progress=lambda n, task=task: progress.advance(task, n),
             )
@@ -133,6 +139,12 @@ def run(options: argparse.Namespace, budget: str | int) -> None:
     text = json.dumps(page, indent=2) + "\n"
     (folder / "summary.json").write_text(text, encoding="utf-8")
     Console().print(_table(summaries, groups))
+    for name, summary in summaries.items():
+        if summary["cut_off"]:
+            print(
+                f"{name}: {summary['cut_off']} answers were cut off at "
+                f"--max-length {max_length}"
+            )
 
 
 def _check(options):
@@ -158,8 +170,17 @@ def _check_budget(lm, budget):
         )
 
 
-def _examples(name, options) -> tuple[Iterator[dict], int, str]:
-    """A data set's examples, read as they are wanted, number and version."""
+def _check_room(lm, name, examples, max_length):
+    longest = longest_question(lm, (each["prompts"] for each in examples))
+    if longest >= max_length:
+        raise ValueError(
+            f"`--max-length` must leave room for answers: {name} has a "
+            f"question of {longest} text tokens. Received: {max_length}"
+        )
+
+
+def _examples(name, options) -> tuple[Callable, int, str]:
+    """A function that reads a data set's examples, number and version."""
     dataset = public_datasets()[name]
     builder_cls = dataset.builder_cls()
     import tensorflow_datasets as tfds
@@ -181,10 +202,11 @@ def _examples(name, options) -> tuple[Iterator[dict], int, str]:
     if options.limit is not None and options.limit < count:
         count = options.limit
         split = f"{split}[:{count}]"
-    return _read(builder, split), count, str(builder.version)
+    read = functools.partial(_read, builder, split)
+    return read, count, str(builder.version)
 
 
-def _read(builder, split):
+def _read(builder, split) -> Iterator[dict]:
     import tensorflow_datasets as tfds
 
     # TensorFlow would decode a JPEG to slightly other pixels than Pillow.

@@ -12,6 +12,9 @@ from PIL import Image
 from keras_visor.analysis import count_flops
 from keras_visor.evaluation.answer_log import AnswerLog
 from keras_visor.models.visor_causal_lm import VisorCausalLM
+from keras_visor.preprocessing.chat_template import IMAGE_MARK
+from keras_visor.preprocessing.chat_template import wrap_question
+from keras_visor.training.checks import check_positive
 
 # Batches that are read ahead, to put questions of like length together.
 BATCHES_AHEAD = 8
@@ -35,14 +38,23 @@ def answer_questions(
             over, since nobody can score it), and `part` (a string), if the
             data set has several.
         log: `AnswerLog`. Gets `index`, `part`, `answer`, `answers`, `budget`,
-            `text_tokens`, `vision_tokens` and `seconds` of each question.
+            `text_tokens`, `vision_tokens`, `answer_tokens` and `seconds` of
+            each question, and `cut_off`, whether `max_length` ended the
+            answer.
         budget: See `VisorCausalLM.generate`. Defaults to "auto".
-        max_length: int. See `VisorCausalLM.generate`. Defaults to `None`.
+        max_length: int. Text tokens of prompt and answer together. Defaults
+            to `None`: the preprocessor's `sequence_length`.
         batch_size: int. Questions that are asked together, pictures of like
             size and prompts of like length. Defaults to `8`.
         on_progress: callable, told how many questions are done with, each
             time some are. Defaults to `None`.
+
+    Raises:
+        ValueError: A count below 1, or a question that does not fit.
     """
+    if max_length is None:
+        max_length = lm.preprocessor.sequence_length
+    check_positive(max_length=max_length, batch_size=batch_size)
     numbered = enumerate(examples)
     on_progress = on_progress or (lambda count: None)
     while window := list(islice(numbered, BATCHES_AHEAD * batch_size)):
@@ -57,6 +69,15 @@ def answer_questions(
             batch = open_questions[start : start + batch_size]
             log.append(_answer(lm, batch, budget, max_length))
             on_progress(len(batch))
+
+
+def longest_question(lm: VisorCausalLM, prompts: Iterable[str]) -> int:
+    """The text tokens of the longest of some questions about a picture."""
+    tokenizer = lm.preprocessor.tokenizer
+    return max(
+        sum(map(len, tokenizer(wrap_question(prompt, 1).split(IMAGE_MARK))))
+        for prompt in prompts
+    )
 
 
 def _size(numbered_example):
@@ -93,6 +114,10 @@ def _answer(lm, batch, budget, max_length):
             "answer": answers[row],
             "answers": list(example["answers"]),
             **{name: int(values[row]) for name, values in report.items()},
+            "cut_off": bool(
+                report["text_tokens"][row] + report["answer_tokens"][row]
+                == max_length
+            ),
             "seconds": seconds,
         }
 
@@ -112,10 +137,10 @@ def summarize(
 
     Returns:
         A dict of `score`; `parts`, by name the score of each, if there are
-        any; `questions`, how many; `budgets`, by index how many questions ran
-        at each; `flops` and `dense_flops`, the mean of
-        `count_flops` at that budget and of the dense model; and `seconds`, of
-        all questions together.
+        any; `questions`, how many; `cut_off`, how many answers `max_length`
+        ended; `budgets`, by index how many questions ran at each; `flops` and
+        `dense_flops`, the mean of `count_flops` at that budget and of the
+        dense model; and `seconds`, of all questions together.
 
     Raises:
         ValueError: There are no answers.
@@ -140,6 +165,7 @@ def summarize(
         "score": _score(answers, metric),
         "parts": {n: _score(part, metric) for n, part in parts.items()},
         "questions": len(answers),
+        "cut_off": sum(row["cut_off"] for row in answers),
         "budgets": {b: budgets.count(b) for b in sorted(set(budgets))},
         "flops": float(np.mean(flops)),
         "dense_flops": float(np.mean(dense)),

@@ -27,6 +27,9 @@ class BudgetPolicy(keras.layers.Layer):
         layer_norm_epsilon: float. Epsilon of the norm. Defaults to `1e-6`.
         **kwargs: Other arguments of `keras.layers.Layer`.
 
+    Raises:
+        ValueError: No such rule, or a tolerance below 0.
+
     Call arguments:
         routing_state: Tensor (batch, hidden_dim of the decoder).
 
@@ -54,6 +57,11 @@ class BudgetPolicy(keras.layers.Layer):
         if rule not in RULES:
             raise ValueError(
                 f"`rule` must be one of {RULES}. Received: rule={rule!r}"
+            )
+        if not tolerance >= 0:
+            raise ValueError(
+                "`tolerance` must be 0 or more. Received: tolerance="
+                f"{tolerance}"
             )
         self.num_budgets = num_budgets
         self.hidden_dim = hidden_dim

@@ -196,9 +196,16 @@ def _draw_policy(backbone):
 def _image_processor(preset):
     """The image processor's file; `transformers` 5 nests it in another."""
     nested = read_json(preset, "processor_config.json") or {}
-    return nested.get("image_processor") or read_json(
+    config = nested.get("image_processor") or read_json(
         preset, "preprocessor_config.json"
     )
+    if config is None:
+        raise FileNotFoundError(
+            f"`{preset}` must have a preprocessor_config.json, or a "
+            "processor_config.json with an `image_processor`: pictures are "
+            "prepared by it"
+        )
+    return config
 
 
 def _check_exists(preset):

@@ -1,23 +1,42 @@
-"""A fingerprint of a model's weights, by which stored answers know it."""
+"""A fingerprint of a model, by which stored answers know it."""
 
 import hashlib
+import json
 
 import numpy as np
 from keras import ops
 
-from keras_visor.models.visor_backbone import VisorBackbone
+from keras_visor.models.visor_causal_lm import VisorCausalLM
+
+# What chooses among answers and does not change any.
+_CHOOSING = ("budgets", "policy_hidden_dim", "policy_rule", "policy_tolerance")
 
 
-def weights_digest(backbone: VisorBackbone, with_policy: bool = True) -> str:
-    """SHA-256 of the shapes and values of all weights.
+def model_digest(lm: VisorCausalLM, with_policy: bool = True) -> str:
+    """SHA-256 of all that a model's answers depend on.
+
+    The shapes and values of its weights, its configuration, that of its image
+    converter, and its reducer.
 
     Args:
-        backbone: `VisorBackbone`.
-        with_policy: bool. Whether the policy's weights count. Defaults to
+        lm: `VisorCausalLM` with its preprocessor.
+        with_policy: bool. Whether budgets and policy count; without them, an
+            answer belongs to the layers that were on for it. Defaults to
             `True`.
     """
-    digest = hashlib.sha256()
-    policy = None if with_policy else backbone.policy
+    backbone = lm.backbone
+    config = backbone.get_config()
+    policy = None
+    if not with_policy:
+        policy = backbone.policy
+        config = {k: v for k, v in config.items() if k not in _CHOOSING}
+    settings = {
+        "backbone": config,
+        "image_converter": lm.preprocessor.image_converter.get_config(),
+        "reducer": repr(lm.reducer),
+    }
+    text = json.dumps(_nameless(settings), sort_keys=True)
+    digest = hashlib.sha256(text.encode())
     apart = {id(w) for w in policy.weights} if policy is not None else set()
     for weight in backbone.weights:
         if id(weight) not in apart:
@@ -25,3 +44,12 @@ def weights_digest(backbone: VisorBackbone, with_policy: bool = True) -> str:
             digest.update(str(value.shape).encode())
             digest.update(value.tobytes())
     return digest.hexdigest()
+
+
+def _nameless(value):
+    """A configuration without names, which Keras counts up in a process."""
+    if isinstance(value, dict):
+        return {k: _nameless(v) for k, v in value.items() if k != "name"}
+    if isinstance(value, list | tuple):
+        return list(map(_nameless, value))
+    return value

@@ -77,7 +77,13 @@ class SampleBatches(keras.utils.PyDataset):
         else:
             batch = self.samples[index]
             if isinstance(batch, tuple):
-                (batch,) = batch
+                batch, *labels = batch
+                if labels:
+                    raise ValueError(
+                        "Labels come from `responses`: the batches of a "
+                        "`PyDataset` must be dicts. Received: a tuple of "
+                        f"{1 + len(labels)}"
+                    )
         return self.preprocessor(batch)
 
     def on_epoch_begin(self):

@@ -200,7 +200,7 @@ class VisorBackbone(VisorPresetMixin, keras_hub.models.Backbone):
         # Before the functional model, whose layer loop reads it.
         # As text: kept as a layer it would bring SigLIP's unused head along.
         self._vision_encoder_config = json.dumps(
-            keras.saving.serialize_keras_object(vision_encoder)
+            _encoder_config(vision_encoder)
         )
         self._patches_per_tile = _patches_per_tile(vision_encoder)
         self.vocabulary_size = vocabulary_size
@@ -706,9 +706,15 @@ class VisorBackbone(VisorPresetMixin, keras_hub.models.Backbone):
         encoder = config["vision_encoder"]
         if isinstance(encoder, dict):
             encoder = {**encoder, "config": dict(encoder["config"])}
-            if "dtype" in encoder["config"] and config.get("dtype"):
-                # The encoder is nested: KerasHub's loader does not reach it.
-                encoder["config"]["dtype"] = config["dtype"]
+            dtype = config.get("dtype", {})
+            # A stored one is the decoder's own, unless it knows every layer.
+            own = isinstance(dtype, dict) and (
+                dtype.get("class_name") != "DTypePolicyMap"
+            )
+            if "dtype" in encoder["config"] and not own:
+                # The encoder is nested: KerasHub's loader, which sets ours to
+                # what its caller asks for, does not reach it.
+                encoder["config"]["dtype"] = dtype
             config["vision_encoder"] = keras.saving.deserialize_keras_object(
                 encoder
             )
@@ -720,6 +726,18 @@ def _reader(streams):
     if streams.reader is None:
         return last_token(streams.text_mask)[:, None]
     return ops.cast(streams.reader, "int32")[:, None]
+
+
+def _encoder_config(vision_encoder):
+    config = keras.saving.serialize_keras_object(vision_encoder)
+    # SigLIP's layers are called by its name, if it was given one: with the
+    # automatic one, they would have other names after a reload.
+    name = f"{vision_encoder.name}_"
+    if not any(
+        layer.name.startswith(name) for layer in vision_encoder.layers
+    ) and isinstance(vision_encoder, keras_hub.models.SigLIPVisionEncoder):
+        del config["config"]["name"]
+    return config
 
 
 def _patch_encoder(vision_encoder):

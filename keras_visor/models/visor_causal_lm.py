@@ -1,6 +1,9 @@
 """The VISOR task: answers questions about pictures, and learns to."""
 
 import contextlib
+import math
+import numbers
+import operator
 import warnings
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -109,8 +112,6 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
         # === Layers ===
         self.backbone = backbone
         self.preprocessor = preprocessor
-        if preprocessor is not None:
-            preprocessor.num_budgets = len(backbone.budgets)
 
         # === Functional Model ===
         inputs = backbone.input
@@ -118,6 +119,13 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
         super().__init__(inputs=inputs, outputs=outputs, **kwargs)
         self._said_full_for_auto = False
         self.reducer = reducer
+
+    @keras_hub.models.CausalLM.preprocessor.setter
+    def preprocessor(self, preprocessor):
+        if preprocessor is not None:
+            _check_fits(preprocessor, self.backbone)
+        self._preprocessor = preprocessor
+        self._tell_preprocessor()
 
     @property
     def reducer(self) -> Reducer | None:
@@ -135,11 +143,16 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
         self._tell_preprocessor()
 
     def _tell_preprocessor(self):
-        """Whether to say where a prompt ends, which some reducers go by."""
+        """How many budgets there are, and whether to say where a prompt ends.
+
+        Some reducers go by that. Told before each use: models may share a
+        preprocessor.
+        """
         if self.preprocessor is not None:
+            reducer = getattr(self, "_reducer", None)
+            self.preprocessor.num_budgets = len(self.backbone.budgets)
             self.preprocessor.gives_prompt_lengths = bool(
-                self.reducer
-                and self.reducer.rates_after(self.backbone.num_layers)
+                reducer and reducer.rates_after(self.backbone.num_layers)
             )
 
     def call(self, inputs, training=None, mask=None):
@@ -209,7 +222,8 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
                 `images` (per prompt `None`, one image, a list of images or an
                 `EncodedImages`; see `VisorImageConverter` for what an image
                 can be), or a `tf.data.Dataset` of such batches. With the
-                preprocessor detached, the backbone's inputs.
+                preprocessor detached, the backbone's inputs, whose `budget`
+                gives way to the argument.
             max_length: int. Text tokens of prompt and answer together.
                 Defaults to `None`: the preprocessor's `sequence_length`.
                 Ignored when the preprocessor is detached: then the width of
@@ -225,7 +239,7 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
             return_report: bool. Return `(outputs, report)`, where `report`
                 has, as an int array a sample, `budget` (the index that ran),
                 `text_tokens` and `vision_tokens` of the prompt, before any
-                reduction. Defaults to `False`.
+                reduction, and `answer_tokens`. Defaults to `False`.
             reducer: `keras_visor.reduction.Reducer` that leaves visual tokens
                 out in this call, or `None` to keep all. Defaults to "auto":
                 the model's own, `lm.reducer`.
@@ -336,15 +350,16 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
 
     def _prepare(self, inputs, max_length, stop_token_ids, budget, reducer):
         """What the generator takes, everything checked."""
-        if max_length is not None and max_length < 1:
-            raise ValueError(
-                "`max_length` must be a positive number of text tokens. "
-                f"Received: max_length={max_length}"
-            )
+        _check_max_length(max_length)
         stop_token_ids = self._stop_token_ids(stop_token_ids)
         reducer = self._resolve_reducer(reducer)
         if self.preprocessor is None:
-            x = {name: np.array(value) for name, value in inputs.items()}
+            x = {
+                name: value
+                if name == "vision"
+                else np.array(ops.convert_to_numpy(value))
+                for name, value in inputs.items()
+            }
             max_length = x["token_ids"].shape[1]
             _check_encoded(x, reducer)
         else:
@@ -373,6 +388,7 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
             "budget": np.asarray(budgets),
             "text_tokens": x["padding_mask"].sum(axis=1),
             "vision_tokens": x["vision_mask"].sum(axis=1),
+            "answer_tokens": np.array([len(answer) for answer in answers]),
         }
         prompts = [
             [] if strip_prompt else ids[mask].tolist()
@@ -400,7 +416,18 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
             stop_token_ids = self.preprocessor.tokenizer.stop_token_ids
         if stop_token_ids is None:
             return None
-        return tuple(int(token_id) for token_id in stop_token_ids)
+        size = self.backbone.vocabulary_size
+        try:
+            ids = tuple(map(operator.index, stop_token_ids))
+            if not all(0 <= token_id < size for token_id in ids):
+                raise TypeError
+        except TypeError:
+            raise ValueError(
+                '`stop_token_ids` must be `None`, "auto" or a sequence of '
+                f"token ids from 0 to {size - 1}. Received: "
+                f"{stop_token_ids!r}"
+            ) from None
+        return ids or None
 
     def _resolve_reducer(self, reducer):
         if isinstance(reducer, str) and reducer == "auto":
@@ -481,11 +508,15 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
             ValueError: Bad prompts or images, or encoded images that lack
                 what the reducer goes by.
         """
+        _check_max_length(max_length)
         reducer = self._resolve_reducer(reducer)
+        self._tell_preprocessor()
         max_length = max_length or self.preprocessor.sequence_length
         images = inputs.get("images") if isinstance(inputs, dict) else None
         entries = images if isinstance(images, (list, tuple)) else [images]
-        if not any(isinstance(entry, EncodedImages) for entry in entries):
+        if "prompts" not in inputs or not any(
+            isinstance(entry, EncodedImages) for entry in entries
+        ):
             return self.preprocessor.generation_batch(inputs, max_length)
         if isinstance(inputs["prompts"], str):
             inputs = {**inputs, "prompts": [inputs["prompts"]]}
@@ -632,7 +663,8 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
             validation_data: As `x`.
             reducer: See `generate`. For this call; one that is not the
                 model's own costs a compilation.
-            **kwargs: Other arguments of `keras.Model.fit`.
+            **kwargs: Other arguments of `keras.Model.fit`. Of a dict and of a
+                `PyDataset`, `shuffle` shuffles whole batches.
         """
         with self._reduced_by(reducer):
             if not any(map(self._wraps, (x, validation_data))):
@@ -644,15 +676,23 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
                     **kwargs,
                 )
             shuffle = kwargs.pop("shuffle", True)
-            x = self._preprocessed(x, batch_size, shuffle)
+            x = self._preprocessed(_with_labels(x, y), batch_size, shuffle)
+            validation_batch_size = kwargs.pop("validation_batch_size", None)
+            validation_data = self._preprocessed(
+                validation_data, validation_batch_size or batch_size
+            )
             # What is a dataset of tf.data by now has its own order.
             kwargs["shuffle"] = shuffle and not hasattr(x, "as_numpy_iterator")
             return keras.Model.fit(
                 self,
                 x=x,
-                validation_data=self._preprocessed(validation_data, batch_size),
+                validation_data=validation_data,
                 **kwargs,
             )
+
+    def preprocess_samples(self, x, y=None, sample_weight=None):
+        self._tell_preprocessor()
+        return super().preprocess_samples(x, y, sample_weight)
 
     def evaluate(
         self,
@@ -670,9 +710,8 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
                 return super().evaluate(
                     x=x, y=y, batch_size=batch_size, **kwargs
                 )
-            return keras.Model.evaluate(
-                self, x=self._preprocessed(x, batch_size), **kwargs
-            )
+            x = self._preprocessed(_with_labels(x, y), batch_size)
+            return keras.Model.evaluate(self, x=x, **kwargs)
 
     @contextlib.contextmanager
     def _reduced_by(self, reducer):
@@ -716,13 +755,54 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
                     f"`sample_weight`. Received: {labels}"
                 )
         if data is not None and self.preprocessor is not None:
-            # Again: another model may share the preprocessor.
             self._tell_preprocessor()
             if hasattr(data, "map"):  # tf.data or grain.
                 data = data.map(self.preprocessor)
             else:
                 data = SampleBatches(data, self.preprocessor, batch_size)
         return for_training(data, shuffle)
+
+
+def _with_labels(x, y):
+    return x if y is None else (x, y)
+
+
+def _check_fits(preprocessor, backbone):
+    """Else a model would read other patches than there are."""
+    converter, tokenizer = preprocessor.image_converter, preprocessor.tokenizer
+    _, _, *tile, _ = backbone.input["images"].shape
+    sizes = {
+        "image_converter.tile_size": (converter.tile_size, tile[0]),
+        "image_converter.patches_per_side": (
+            converter.patches_per_side,
+            math.isqrt(backbone.patches_per_tile),
+        ),
+    }
+    for name, (given, accepted) in sizes.items():
+        if given != accepted:
+            raise ValueError(
+                f"`preprocessor.{name}` must be {accepted}, as the vision "
+                f"encoder has it. Received: {given}"
+            )
+    # One that is read from files has no vocabulary until then.
+    if tokenizer.definition is not None and (
+        tokenizer.vocabulary_size() > backbone.vocabulary_size
+    ):
+        raise ValueError(
+            "`preprocessor.tokenizer` must have at most the "
+            f"{backbone.vocabulary_size} tokens of the backbone. Received: "
+            f"{tokenizer.vocabulary_size()}"
+        )
+
+
+def _check_max_length(max_length):
+    if max_length is not None and not (
+        isinstance(max_length, numbers.Integral) and max_length >= 1
+    ):
+        raise ValueError(
+            "`max_length` must be a positive number of text tokens. "
+            f"Received: max_length={max_length!r}"
+        )
 
 
 def _check_encoded(x, reducer):

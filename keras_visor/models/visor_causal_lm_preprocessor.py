@@ -142,13 +142,19 @@ class VisorCausalLMPreprocessor(
                 "Training needs `responses` beside `prompts`. Received: "
                 f"{sorted(columns)}"
             )
+        if any(isinstance(e, EncodedImages) for e in columns.get("images", ())):
+            raise ValueError(
+                "Training encodes images itself: `images` must hold images. "
+                "Received: an `EncodedImages`"
+            )
+        budget = self._budgets(columns)
         samples = self._convert(columns)
         for index, sample in enumerate(samples):
             # The last token is only ever predicted.
             length = len(sample.sequence.token_ids) - 1
             self._check_length(index, length, sequence_length)
         batch = self._pad(samples, sequence_length + 1)
-        batch["budget"] = self._budgets(columns.get("budget"), len(samples))
+        batch["budget"] = budget
         token_ids, mask = batch["token_ids"], batch["padding_mask"]
         x = {
             **batch,
@@ -254,14 +260,16 @@ class VisorCausalLMPreprocessor(
                 the bucket that fits the longest prompt, up to `limit`.
         """
         columns, _ = _columns(x)
-        samples = self._convert({**columns, "responses": None})
+        columns.pop("responses", None)
+        budget = self._budgets(columns)
+        samples = self._convert(columns)
         lengths = [len(sample.sequence.token_ids) for sample in samples]
         for index, length in enumerate(lengths):
             self._check_length(index, length, limit)
         batch = self._pad(
             samples, text_length or min(bucket_length(max(lengths)), limit)
         )
-        batch["budget"] = self._budgets(columns.get("budget"), len(samples))
+        batch["budget"] = budget
         return batch
 
     def generate_postprocess(self, x) -> list[str]:
@@ -278,9 +286,9 @@ class VisorCausalLMPreprocessor(
     def _convert(self, columns: dict) -> list[_Sample]:
         """Check everything that is cheap to check, then convert."""
         prompts = columns["prompts"]
-        responses = columns.get("responses") or [None] * len(prompts)
-        images = columns.get("images")
-        images = [image_list(entry) for entry in images or [[]] * len(prompts)]
+        nothing = [None] * len(prompts)
+        responses = columns.get("responses", nothing)
+        images = [image_list(e) for e in columns.get("images", nothing)]
         for name, column in (("images", images), ("responses", responses)):
             if len(column) != len(prompts):
                 raise ValueError(
@@ -390,18 +398,19 @@ class VisorCausalLMPreprocessor(
                 "`sequence_length` (`max_length` in `generate`)."
             )
 
-    def _budgets(self, budget, batch_size) -> np.ndarray:
-        if budget is None:
-            budget = self.num_budgets - 1
-        budget = np.broadcast_to(np.asarray(budget), (batch_size,))
-        if not np.issubdtype(budget.dtype, np.integer) or not np.all(
-            (0 <= budget) & (budget < self.num_budgets)
+    def _budgets(self, columns) -> np.ndarray:
+        count = len(columns["prompts"])
+        budget = np.asarray(columns.get("budget", self.num_budgets - 1))
+        if (
+            budget.shape not in ((), (count,))
+            or not np.issubdtype(budget.dtype, np.integer)
+            or not np.all((0 <= budget) & (budget < self.num_budgets))
         ):
             raise ValueError(
-                "`budget` must hold indices from 0 to "
-                f"{self.num_budgets - 1}. Received: {budget.tolist()}"
+                f"`budget` must hold an index from 0 to {self.num_budgets - 1} "
+                f"for each of the {count} prompts. Received: {budget.tolist()}"
             )
-        return budget.astype("int32")
+        return np.broadcast_to(budget, (count,)).astype("int32")
 
     def get_config(self):
         config = super().get_config()

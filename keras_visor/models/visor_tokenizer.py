@@ -21,8 +21,9 @@ class VisorTokenizer(VisorPresetMixin, keras_hub.tokenizers.Tokenizer):
 
     It holds a `tokenizer.json` as Hugging Face tokenizers write it, with its
     normalizer, split pattern and special tokens, so that its ids are those of
-    `transformers`, in Python, in grain and inside tf.data alike. (KerasHub's
-    own `BytePairTokenizer` splits text with other patterns than Qwen2.)
+    `transformers`. (KerasHub's own `BytePairTokenizer` splits text with other
+    patterns than Qwen2.) It runs in Python; the preprocessor takes it into
+    tf.data and grain.
 
     Args:
         definition: string. The text of a `tokenizer.json`. Defaults to
@@ -98,6 +99,8 @@ class VisorTokenizer(VisorPresetMixin, keras_hub.tokenizers.Tokenizer):
         return [encoding.ids for encoding in encodings]
 
     def detokenize(self, inputs: Sequence) -> str | list[str]:
+        if not isinstance(inputs, list | tuple):  # A tensor.
+            inputs = keras.ops.convert_to_numpy(inputs)
         if len(inputs) and hasattr(inputs[0], "__len__"):
             return [self.detokenize(ids) for ids in inputs]
         # Without specials: generated text has none.

@@ -124,9 +124,11 @@ def test_table(tmp_path):
 def test_plots(tmp_path):
     pytest.importorskip("matplotlib")
     path = tmp_path / "results.json"
-    path.write_text(json.dumps(made_up_rows()))
+    memory = {**PREFILL, "what": "memory", "value": 3e8, "transformers": 9e8}
+    path.write_text(json.dumps([*made_up_rows(), memory]))
     run("plots.py", path)
-    assert (tmp_path / "prefill.png").stat().st_size > 0
+    for name in ("prefill", "memory"):
+        assert (tmp_path / f"{name}.png").stat().st_size > 0
 
 
 def test_rows_are_replaced(tmp_path, monkeypatch):

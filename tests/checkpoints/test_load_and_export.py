@@ -269,6 +269,13 @@ def test_a_dense_export_has_nothing_of_visor(tmp_path, base):
     np.testing.assert_allclose(text_logits(lm), logits, rtol=1e-4, atol=1e-4)
 
 
+def test_a_dense_model_with_a_policy(tmp_path, base):
+    lm = VisorCausalLM.from_preset(base, policy_hidden_dim=8)
+    export(lm, tmp_path)
+    again = VisorCausalLM.from_preset(tmp_path)
+    check_equal(arrays(again), arrays(lm))
+
+
 def test_the_hub_spelling_is_written(tmp_path, visor):
     export(VisorCausalLM.from_preset(visor), tmp_path)
     written, made = file_tensors(tmp_path), file_tensors(visor)
@@ -351,6 +358,10 @@ def test_export_refuses(tmp_path, visor):
     (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
     with pytest.raises(ValueError, match="directory.*qwen2"):
         export(lm, tmp_path)
+    for layer in lm.backbone.vision_tower.encoder.layers:
+        layer.intermediate_activation = "relu"
+    with pytest.raises(ValueError, match="intermediate_activation=.*'relu'"):
+        export(lm, tmp_path / "out")
     lm.preprocessor = None
     with pytest.raises(ValueError, match="preprocessor"):
         export(lm, tmp_path / "out")

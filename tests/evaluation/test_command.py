@@ -5,9 +5,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from keras_visor import VisorCausalLM
+from keras_visor import VisorTokenizer
 from keras_visor.cli import main
 from keras_visor.datasets import pope_f1
 from keras_visor.evaluation import command
+from keras_visor.training import set_policy_rule
 
 pytest.importorskip("tensorflow_datasets")
 
@@ -77,15 +80,42 @@ def test_pope(tmp_path, data_dir, capsys):
     assert "other settings" in capsys.readouterr().err
 
 
-def test_goes_on_with_more_room(tmp_path, data_dir, capsys):
+def test_too_little_room(tmp_path, data_dir, capsys, monkeypatch):
+    """Known before anything is answered, and said where it cut answers off."""
     words = ("pope", "--limit", "2", "--budget", "0")
-    status, _ = evaluate(tmp_path, data_dir, *words, max_length=20)
-    assert status == 2
+    status, output = evaluate(tmp_path, data_dir, *words, max_length=20)
+    assert status == 2 and not output.exists()
     error = capsys.readouterr().err
-    assert re.search(r"Questions \[0, 1\], in order: .*20", error), error
-    status, output = evaluate(tmp_path, data_dir, *words)
-    assert status == 0
-    assert len((output / "pope.jsonl").read_text().splitlines()) == 1 + 2
+    found = re.search(r"`--max-length`.*pope.* (\d+) text tokens.* 20", error)
+    longest = int(found[1])
+    status, output = evaluate(tmp_path, data_dir, *words, max_length=longest)
+    assert status == 2 and not output.exists()
+    capsys.readouterr()
+    with monkeypatch.context() as patch:  # Answers without end.
+        patch.setattr(VisorTokenizer, "stop_token_ids", [])
+        evaluate(tmp_path, data_dir, *words, max_length=longest + 1)
+    printed = capsys.readouterr().out
+    assert (
+        f"pope: 2 answers were cut off at --max-length {longest + 1}" in printed
+    )
+    # Answers of more room are not put beside those.
+    status, _ = evaluate(tmp_path, data_dir, *words)
+    assert status == 2
+    assert "differ in ['max_length']" in capsys.readouterr().err
+
+
+def test_answers_of_another_model_are_not_taken(tmp_path, data_dir, capsys):
+    """Of the same name and weights, whose policy spends otherwise."""
+    preset = str(tmp_path / "preset")
+    for tolerance in (0.0, 1.0):
+        lm = VisorCausalLM.from_preset("visor_tiny_en")
+        set_policy_rule(lm, "tolerance", tolerance)
+        lm.save_to_preset(preset)
+        words = ["evaluate", preset, "pope", "--limit", "1"]
+        words += ["--data-dir", data_dir, "--output", str(tmp_path / "output")]
+        status = main(words)
+        assert status == (2 if tolerance else 0)
+    assert "differ in ['model']" in capsys.readouterr().err
 
 
 def test_averages_of_several_data_sets():

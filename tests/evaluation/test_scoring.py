@@ -46,6 +46,8 @@ def test_every_question_is_answered_as_if_alone(visor, tmp_path):
         )
         assert row["answer"] == answer and row["answers"] == ["yes"]
         assert row["part"] == ""
+        used = row["text_tokens"] + row["answer_tokens"]
+        assert row["cut_off"] == (used == MAX_LENGTH)
         for name, values in report.items():
             assert row[name] == values[0]
         assert row["seconds"] > 0
@@ -78,6 +80,7 @@ def test_summary_by_hand(visor):
     ]
     for row, part in zip(rows, ("human", "augmented", "human"), strict=True):
         row |= {"part": part, "text_tokens": 30, "vision_tokens": 50}
+        row["cut_off"] = row["answer"] == "no"
 
     def metric(answers, references):
         return float(
@@ -90,6 +93,7 @@ def test_summary_by_hand(visor):
         "score": pytest.approx(2 / 3),
         "parts": {"augmented": 0.0, "human": 1.0},
         "questions": 3,
+        "cut_off": 1,
         "budgets": {0: 1, 2: 2},
         "flops": pytest.approx(np.mean(flops)),
         "dense_flops": count_flops(visor.backbone, 30, 50),
@@ -98,6 +102,13 @@ def test_summary_by_hand(visor):
 
     of_one_part = [{**row, "part": ""} for row in rows]
     assert summarize(visor, of_one_part, metric)["parts"] == {}
+
+
+def test_refuses_bad_counts(visor, tmp_path):
+    log = AnswerLog(tmp_path / "log", {})
+    for name in ("batch_size", "max_length"):
+        with pytest.raises(ValueError, match=f"`{name}` must be 1 or more"):
+            answer_questions(visor, EXAMPLES, log, **{name: 0})
 
 
 def test_refuses_no_answers(visor):

@@ -123,3 +123,9 @@ def test_saves_within_a_model(tmp_path):
 def test_unknown_rule():
     with pytest.raises(ValueError, match="`rule`.*'tolerance'.*rule='best'"):
         BudgetPolicy(num_budgets=3, hidden_dim=8, rule="best")
+
+
+@pytest.mark.parametrize("tolerance", [-0.1, float("nan")])
+def test_bad_tolerance(tolerance):
+    with pytest.raises(ValueError, match="`tolerance` must be 0 or more"):
+        BudgetPolicy(num_budgets=3, hidden_dim=8, tolerance=tolerance)

@@ -11,8 +11,12 @@ from samples import picture
 from samples import question
 
 from keras_visor import VisorCausalLM
+from keras_visor import VisorCausalLMPreprocessor
+from keras_visor import VisorImageConverter
+from keras_visor import VisorTokenizer
 from keras_visor import uniform_layout
 from keras_visor.generation.generator import Generator
+from keras_visor.models.encoded_images import EncodedImages
 from keras_visor.preprocessing.rgb import MAX_IMAGE_PIXELS
 
 ONE = question("What is this?", 1)
@@ -95,6 +99,8 @@ def test_images_must_be_a_list_for_every_prompt(visor):
     samples = {"prompts": [ONE, ONE], "images": [IMAGE]}
     with pytest.raises(ValueError, match="`images`.*2 prompts. Received: 1"):
         visor.generate(samples)
+    with pytest.raises(ValueError, match="`images`.*1 prompts. Received: 0"):
+        visor.generate({"prompts": [NONE], "images": []})
     with pytest.raises(ValueError, match="`images`.*Received: .*Image"):
         visor.generate({"prompts": [ONE], "images": Image.new("RGB", (5, 5))})
     with pytest.raises(ValueError, match=r"`images`.*Received: \[\]"):
@@ -108,6 +114,29 @@ def test_an_image_at_the_end(visor):
 
 
 # === Prompts ===
+
+
+def test_encoded_images_alone(visor):
+    encoded = EncodedImages(np.zeros((1, 8), "float32"), (1,))
+    with pytest.raises(ValueError, match=r"key `prompts`.*\['images'\]"):
+        visor.generate({"images": encoded})
+    samples = {"prompts": [ONE], "responses": ["a"], "images": [encoded]}
+    with pytest.raises(ValueError, match="`images`.*an `EncodedImages`"):
+        visor.fit(samples, verbose=0)
+
+
+@pytest.mark.parametrize("max_length", [0, -3, 64.0, "64"])
+def test_a_length_is_a_count(visor, max_length):
+    with pytest.raises(ValueError, match="`max_length` must be a positive"):
+        visor.generate([NONE], max_length=max_length)
+    with pytest.raises(ValueError, match="`max_length` must be a positive"):
+        visor.prompt_inputs([NONE], max_length=max_length)
+
+
+@pytest.mark.parametrize("stop_token_ids", [5, "none", [-1], [10**6], [0.5]])
+def test_stop_tokens_are_ids(visor, stop_token_ids):
+    with pytest.raises(ValueError, match="`stop_token_ids` must be `None`"):
+        visor.generate([NONE], stop_token_ids=stop_token_ids)
 
 
 @pytest.mark.parametrize("prompt", ["", "  \n"])
@@ -166,6 +195,30 @@ def test_training_needs_responses_and_no_labels(visor):
     samples = {"prompts": [NONE], "responses": ["one"]}
     with pytest.raises(ValueError, match="Labels come from `responses`"):
         visor.preprocessor(samples, np.zeros(1))
+    for use in (visor.fit, visor.evaluate):
+        with pytest.raises(ValueError, match="Labels come from `responses`"):
+            use(samples, np.zeros(1), verbose=0)
+    with pytest.raises(ValueError, match="`responses`.*Received: 0"):
+        visor.preprocessor({"prompts": [NONE], "responses": []})
+
+
+def test_a_preprocessor_that_does_not_fit(visor):
+    own = visor.preprocessor
+    converter = own.image_converter.get_config()
+    for name, value in (("tile_size", 56), ("patches_per_side", 2)):
+        settings = {**converter, "grid_pinpoints": None, name: value}
+        other = VisorImageConverter(**settings)
+        with pytest.raises(ValueError, match=f"{name}` must be .*: {value}"):
+            VisorCausalLM(
+                visor.backbone,
+                VisorCausalLMPreprocessor(own.tokenizer, other),
+            )
+    tiny = VisorTokenizer.from_preset("visor_tiny_en")
+    with pytest.raises(ValueError, match="`preprocessor.tokenizer` must have"):
+        visor.preprocessor = VisorCausalLMPreprocessor(
+            tiny, own.image_converter
+        )
+    assert visor.preprocessor is own
 
 
 # === Budgets ===
@@ -186,6 +239,22 @@ def test_a_budget_among_the_inputs(visor):
     samples = {"prompts": [NONE], "responses": ["one"], "budget": [3]}
     with pytest.raises(ValueError, match=r"`budget`.*0 to 2.*\[3\]"):
         visor.preprocessor(samples)
+    samples = {"prompts": [NONE], "responses": ["one"], "budget": [0, 1]}
+    with pytest.raises(ValueError, match=r"`budget`.*1 prompts.*\[0, 1\]"):
+        visor.preprocessor(samples)
+
+
+def test_a_preprocessor_of_ones_own_is_told_the_budgets(visor):
+    """Else the full budget of its batches would be the first one."""
+    own = visor.preprocessor
+    other = VisorCausalLMPreprocessor(own.tokenizer, own.image_converter)
+    samples = {"prompts": [NONE], "responses": ["one"]}
+    visor.preprocessor = other
+    try:
+        inputs, _, _ = other(samples)
+    finally:
+        visor.preprocessor = own
+    assert inputs["budget"].tolist() == [2]
 
 
 # === Presets and layouts ===

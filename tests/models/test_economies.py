@@ -1,14 +1,18 @@
 """Smaller numbers and recomputed states: int8, bfloat16, rematerialisation."""
 
 import keras
+import keras_hub
 import numpy as np
 import pytest
+from keras import ops
 from model_checks import batch
 from model_checks import outputs
 from model_checks import preprocess
 from samples import MAX_LENGTH
 
+from keras_visor import VisorBackbone
 from keras_visor import VisorCausalLM
+from keras_visor import uniform_layout
 from keras_visor.layers import decoder_layer
 
 
@@ -60,6 +64,35 @@ def test_int8(small_directory, tmp_path):
     again = VisorCausalLM.from_preset(tmp_path / "int8")
     np.testing.assert_allclose(outputs(again, inputs)[mask], logits, atol=1e-4)
     assert answers == answers_of(again)
+
+
+def test_int8_of_a_model_made_by_hand(visor, tmp_path):
+    """Whose encoder has the name that Keras gave it."""
+    backbone = VisorBackbone(
+        vision_encoder=keras_hub.models.SigLIPVisionEncoder(
+            patch_size=7,
+            hidden_dim=16,
+            num_layers=2,
+            num_heads=2,
+            intermediate_dim=32,
+            image_shape=(28, 28, 3),
+        ),
+        vocabulary_size=416,
+        num_layers=3,
+        num_query_heads=4,
+        num_key_value_heads=2,
+        hidden_dim=32,
+        intermediate_dim=48,
+        **uniform_layout(3),
+    )
+    lm = VisorCausalLM(backbone, visor.preprocessor)
+    lm.quantize("int8")
+    lm.save_to_preset(str(tmp_path))
+    again = VisorCausalLM.from_preset(str(tmp_path))
+    for first, second in zip(again.weights, lm.weights, strict=True):
+        np.testing.assert_array_equal(
+            ops.convert_to_numpy(first), ops.convert_to_numpy(second)
+        )
 
 
 def test_rematerialisation_trains_alike(small_directory, monkeypatch):

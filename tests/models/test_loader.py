@@ -209,6 +209,32 @@ def test_damaged_tokenizer(tmp_path, base):
         VisorTokenizer.from_preset(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("tokenizer_config.json", {"added_tokens_decoder": ["<image>"]}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"413": {}}}),
+        ("added_tokens.json", {"<image>": [413]}),
+    ],
+)
+def test_damaged_added_tokens(tmp_path, base, name, content):
+    shutil.copytree(base, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "tokenizer_config.json").unlink()
+    (tmp_path / name).write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="The added tokens of .*tokenizer_con"):
+        VisorTokenizer.from_preset(tmp_path)
+
+
+def test_without_an_image_processor(tmp_path, base):
+    """Another model's mean and deviation would make it answer wrongly."""
+    shutil.copytree(base, tmp_path, dirs_exist_ok=True)
+    for path in tmp_path.glob("*processor_config.json"):
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match="preprocessor_config.json, or"):
+        VisorCausalLM.from_preset(tmp_path)
+
+
 @pytest.mark.parametrize("spelling", ["hub", "new", "mixed"])
 def test_image_converter_settings(tmp_path, spelling):
     made = make_checkpoint(tmp_path, spelling=spelling)

@@ -4,13 +4,14 @@ import weakref
 import keras
 import keras_hub
 import numpy as np
+import pytest
 
 from keras_visor import VisorBackbone
 
 IMAGES = {"images": np.linspace(-1, 1, 28 * 28 * 3).reshape((1, 28, 28, 3))}
 
 
-def make_encoder():
+def make_encoder(**arguments):
     return keras_hub.models.SigLIPVisionEncoder(
         patch_size=7,
         hidden_dim=16,
@@ -18,10 +19,11 @@ def make_encoder():
         num_heads=2,
         intermediate_dim=24,
         image_shape=(28, 28, 3),
+        **arguments,
     )
 
 
-def backbone_of(encoder):
+def backbone_of(encoder, **arguments):
     return VisorBackbone(
         encoder,
         vocabulary_size=20,
@@ -30,6 +32,7 @@ def backbone_of(encoder):
         num_key_value_heads=1,
         hidden_dim=8,
         intermediate_dim=12,
+        **arguments,
     )
 
 
@@ -44,6 +47,22 @@ def test_the_unused_pooling_head_is_freed():
     gc.collect()
     assert [layer() for layer in unused] == [None, None]
     assert used() in backbone.vision_tower.encoder.layers
+
+
+def test_an_encoder_keeps_a_dtype_of_its_own():
+    backbone = backbone_of(make_encoder(dtype="float32"), dtype="bfloat16")
+    copy = VisorBackbone.from_config(backbone.get_config())
+    assert copy.token_embedding.compute_dtype == "bfloat16"
+    assert copy.vision_tower.encoder.layers[-1].compute_dtype == "float32"
+
+
+@pytest.mark.parametrize("dtype", [None, "float16"])
+def test_from_preset_gives_all_layers_one_dtype(tmp_path, dtype):
+    """KerasHub's default is Keras', whatever a preset was saved in."""
+    backbone_of(make_encoder(dtype="bfloat16")).save_to_preset(str(tmp_path))
+    copy = VisorBackbone.from_preset(str(tmp_path), dtype=dtype)
+    for layer in (copy.token_embedding, copy.vision_tower.encoder.layers[-1]):
+        assert layer.compute_dtype == (dtype or "float32")
 
 
 def test_the_callers_encoder_still_works():

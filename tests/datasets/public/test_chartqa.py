@@ -36,8 +36,7 @@ def test_reads_the_published_files(folder, read):
     assert first == {
         "id": "human/1",
         "question": "test human?",
-        "prompts": "test human?\n"
-        "Answer the question using a single word or phrase.",
+        "prompts": "test human?\nAnswer the question with a single word.",
         "image": (3, 4, 3, "white"),
         "answers": ["42.1"],
         "responses": "42.1",
