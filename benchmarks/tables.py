@@ -96,13 +96,13 @@ takes less. Our dense self is LLaVA-OneVision itself, every layer over all
 tokens. The best backend of a row is set in bold; a target asks half of the
 others where it is a prefill's ratio. Times are medians of rounds in which all
 peers of a row take turns. Lengths are run as they stand; `generate` pads them
-on JAX and TensorFlow, by less than an eighth, as the rows from picture to
-first token show. FLOPs are those of `count_flops`, twice that for a training
-step, and are held against a bare matmul. They count whole layers and all pairs
-of tokens, of which causal attention needs half, and more where nobody reads
-the visual tokens afterwards: what runs can be faster than a matmul of as many,
-and "of FLOPs that run" says how much of their ratio the minimal budget reaches
-once half of dense's pairs are left out. Five questions about one picture take
+on JAX and TensorFlow, by less than an eighth. FLOPs are those of
+`count_flops`, twice that for a training step, and are held against a bare
+matmul. They count whole layers and all pairs of tokens, of which causal
+attention needs half, and more where nobody reads the visual tokens afterwards:
+what runs can be faster than a matmul of as many, and "of FLOPs that run" says
+how much of their ratio the minimal budget reaches once half of dense's pairs
+are left out. Five questions about one picture take
 `transformers` five times what one does. A decoded token reads all weights and
 the cache at least once, which is held against a bare copy (bytes read and
 written)."""

@@ -2,6 +2,7 @@
 
 import collections
 import json
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -515,3 +516,8 @@ def test_readme_figures():
         "auto_coarse_flops_vs_dense",
     ):
         assert f"{claims[name]:.1%}" in readme, name
+    report = (FOLDER / "claims" / "claims.md").read_text()
+    for family in ("which_more", "item"):
+        cells = re.search(rf"^\| \w+ \| {family} (.*)", report, re.MULTILINE)
+        *_, full, _auto, _layers = cells[1].split(" | ")
+        assert full in readme, (family, full)

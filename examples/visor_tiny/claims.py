@@ -308,9 +308,9 @@ def main():
     header = ["trained", "budget", "FLOPs", *GROUPS, "minutes"]
     if controls:
         report += [
-            "## Controls that go on from the shipped weights",
-            "The universal model's worst gap is to these and to the dense "
-            "control from nothing.",
+            "## Controls that go on from trained weights",
+            "Those of which stage, history.md says. The universal model's "
+            "worst gap is to these and to the dense control from nothing.",
             table(header, control_rows(controls)),
         ]
     if from_nothing:

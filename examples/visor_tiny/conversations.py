@@ -12,14 +12,14 @@ from keras_visor.datasets import question_families
 
 # Questions that share a picture's visual tokens: turns of one conversation.
 TURNS = 6
-ROUNDS = 3
+ROUNDS = 4
 # Text tokens that a question and its answer take at most.
 TURN_LENGTH = 32
 # Text is padded to a multiple of this: JAX compiles anew for each length.
 LENGTH_STEP = 32
 # The kinds that take longest to learn are drawn most often.
 KINDS = (
-    *("table",) * 5,
+    *("table",) * 10,
     *("letter",) * 3,
     *("grid",) * 3,
     *("form",) * 2,
@@ -27,8 +27,8 @@ KINDS = (
 )
 # How often a question family is drawn; 1.0 where nothing is said.
 WEIGHTS = {
-    "item": 3.0,
-    **dict.fromkeys(("largest", "which_more"), 2.0),
+    "item": 6.0,
+    **dict.fromkeys(("largest", "which_more"), 4.0),
     **dict.fromkeys(("document_kind", "is_document_kind", "background"), 0.1),
     **dict.fromkeys(("stamp_present", "bar_count", "shape_count"), 0.3),
     **dict.fromkeys(("header_colour", "stamp_colour"), 0.3),
