@@ -176,6 +176,8 @@ def test_readme_figures():
     one, eight = (best("decode", batch=batch) for batch in (1, 8))
     assert f"{one:.1f} times as fast" in prose
     assert f"{eight:.1f} times in a batch of eight" in prose
+    torch = best("decode", batch=1, backend="torch")
+    assert f"on PyTorch one answer is written {torch:.2f} times" in prose
     memory = best("memory", visual_tokens=7_371)
     assert f"takes {memory:.1f} times less memory above" in prose
     step = best("train_step", "universal", "of_dense", min)
