@@ -7,6 +7,8 @@ import numpy as np
 from keras import ops
 from samples import SAMPLES
 
+from keras_visor import VisorCausalLMPreprocessor
+
 
 @functools.cache
 def program(model, reducer=None):
@@ -41,6 +43,15 @@ def preprocess(lm, samples: dict, sequence_length: int = 40) -> dict:
     return lm.preprocessor.generate_preprocess(
         samples, sequence_length=sequence_length
     )
+
+
+def own_preprocessor(lm):
+    """One of the same parts, for another task to tell how many budgets it has.
+
+    Fixtures are shared.
+    """
+    shared = lm.preprocessor
+    return VisorCausalLMPreprocessor(shared.tokenizer, shared.image_converter)
 
 
 def check_rows(values, expected, atol=5e-5) -> None:

@@ -2,7 +2,8 @@
 
 The universal model again, a model for each single budget, and one with more
 cross-attention and no self-attention: same pictures, same losses, same steps,
-all on from the shipped weights.
+all on from the shipped weights (`controls.json`: from an earlier stage's, see
+`history.md`).
 
     KERAS_BACKEND=torch python examples/visor_tiny/controls.py
 

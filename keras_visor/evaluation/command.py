@@ -171,7 +171,8 @@ def _check_budget(lm, budget):
 
 
 def _check_room(lm, name, examples, max_length):
-    longest = longest_question(lm, (each["prompts"] for each in examples))
+    asked = (each["prompts"] for each in examples if len(each["answers"]))
+    longest = longest_question(lm, asked)
     if longest >= max_length:
         raise ValueError(
             f"`--max-length` must leave room for answers: {name} has a "

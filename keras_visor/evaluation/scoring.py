@@ -74,10 +74,11 @@ def answer_questions(
 def longest_question(lm: VisorCausalLM, prompts: Iterable[str]) -> int:
     """The text tokens of the longest of some questions about a picture."""
     tokenizer = lm.preprocessor.tokenizer
-    return max(
+    lengths = (
         sum(map(len, tokenizer(wrap_question(prompt, 1).split(IMAGE_MARK))))
         for prompt in prompts
     )
+    return max(lengths, default=0)
 
 
 def _size(numbered_example):

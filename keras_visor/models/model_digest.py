@@ -13,10 +13,7 @@ _CHOOSING = ("budgets", "policy_hidden_dim", "policy_rule", "policy_tolerance")
 
 
 def model_digest(lm: VisorCausalLM, with_policy: bool = True) -> str:
-    """SHA-256 of all that a model's answers depend on.
-
-    The shapes and values of its weights, its configuration, that of its image
-    converter, and its reducer.
+    """SHA-256 of a model's weights, configuration, converter and reducer.
 
     Args:
         lm: `VisorCausalLM` with its preprocessor.
@@ -47,9 +44,15 @@ def model_digest(lm: VisorCausalLM, with_policy: bool = True) -> str:
 
 
 def _nameless(value):
-    """A configuration without names, which Keras counts up in a process."""
+    """A configuration without what changes no answer.
+
+    Keras counts names up in a process. A dtype's alone are what it says.
+    """
+    if isinstance(value, dict) and len(value) > 1:
+        apart = ("name", "trainable")
+        return {k: _nameless(v) for k, v in value.items() if k not in apart}
     if isinstance(value, dict):
-        return {k: _nameless(v) for k, v in value.items() if k != "name"}
+        return {k: _nameless(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return list(map(_nameless, value))
     return value

@@ -145,8 +145,8 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
     def _tell_preprocessor(self):
         """How many budgets there are, and whether to say where a prompt ends.
 
-        Some reducers go by that. Told before each use: models may share a
-        preprocessor.
+        Some reducers go by that. Told before each use, as models may share a
+        preprocessor; called by itself, it follows the one that told it last.
         """
         if self.preprocessor is not None:
             reducer = getattr(self, "_reducer", None)

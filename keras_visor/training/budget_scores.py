@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from keras import ops
 from rich.progress import track
 
 from keras_visor.analysis.flops import count_flops
@@ -21,6 +20,7 @@ from keras_visor.models.encoded_images import image_list
 from keras_visor.models.model_digest import model_digest
 from keras_visor.models.visor_backbone import VisorBackbone
 from keras_visor.models.visor_causal_lm import VisorCausalLM
+from keras_visor.preprocessing.rgb import to_rgb
 from keras_visor.reduction.reducer import Reducer
 from keras_visor.training.checks import check_positive
 from keras_visor.training.columns import image_column
@@ -134,7 +134,8 @@ def score_budgets(
     Raises:
         ValueError: Bad arguments; or a shard in the directory is damaged, or
             is of another model, other budgets, another metric, length or
-            other samples. The message has its name.
+            other samples, as far as texts and images tell: of what is encoded
+            already, only how long it is. The message has its name.
 
     Example:
     ```python
@@ -314,7 +315,9 @@ def _samples_digest(columns, rows):
         digest.update(json.dumps(texts).encode())
         images = image_list(columns["images"][row])
         if isinstance(images, EncodedImages):
-            images = [ops.convert_to_numpy(images.tokens)]
+            # Not its values: another machine encodes the last bits otherwise.
+            digest.update(str(images.image_lengths).encode())
+            continue
         for image in images:
             digest.update(_content(image))
     return digest.hexdigest()
@@ -323,5 +326,5 @@ def _samples_digest(columns, rows):
 def _content(image):
     if isinstance(image, str | os.PathLike):
         return pathlib.Path(image).read_bytes()
-    pixels = np.ascontiguousarray(image)
+    pixels = to_rgb(image)
     return str(pixels.shape).encode() + pixels.tobytes()

@@ -159,7 +159,7 @@ def set_policy_rule(
 def _rebuild(lm, **changes):
     old = lm.backbone
     config = {**old.get_config(), **changes}
-    # As an object it keeps its dtype; `from_config` would hand it ours.
+    # As an object it keeps its dtype; `from_config` may hand it ours.
     config["vision_encoder"] = keras.saving.deserialize_keras_object(
         config["vision_encoder"]
     )

@@ -100,10 +100,11 @@ def fit(
         "trainable parameters": sum(
             math.prod(v.shape) for v in model.trainable_variables
         ),
-        **(settings or {}),
+        "settings": settings,
     }
+    run = json.loads(json.dumps(run))
     step, history = _restore(model, directory, run, num_steps)
-    saving = _Saving(directory, run, history, save_every, num_steps)
+    saving = _Saving(directory, run, step, history, save_every, num_steps)
     callbacks = [*kwargs.pop("callbacks", ()), saving]
     while step < num_steps:
         saving.stop = min(step - step % save_every + save_every, num_steps)
@@ -128,6 +129,13 @@ def fit(
             shuffle=False,
             **kwargs,
         )
+        if saving.step == step:
+            raise RuntimeError(
+                f"`model.fit` ended at step {step} of {num_steps} without an "
+                "epoch. Is `keras.config.max_epochs` set?"
+            )
+        # Only now are averaged weights, say, where they belong.
+        saving.save(model)
         step = saving.step
     return history
 
@@ -135,24 +143,29 @@ def fit(
 class _Saving(keras.callbacks.Callback):
     """Saves after each epoch, and ends the call of `fit` at the step `stop`."""
 
-    def __init__(self, directory, run, history, save_every, num_steps):
+    def __init__(self, directory, run, step, history, save_every, num_steps):
         super().__init__()
         self.directory = directory
         self.run = run
+        self.step = self.stop = step
         self.history = history
         self.save_every = save_every
         self.num_steps = num_steps
-        self.step = self.stop = 0
 
     def on_epoch_end(self, epoch, logs=None):
-        self.step = min((epoch + 1) * self.save_every, self.num_steps)
+        whole = self.step - self.step % self.save_every
+        self.step = min(whole + self.save_every, self.num_steps)
         for name, value in (logs or {}).items():
             self.history.setdefault(name, []).append(float(value))
+        if self.step < self.stop:
+            self.save(self.model)
+        else:
+            self.model.stop_training = True
+
+    def save(self, model):
         if self.directory is not None:
             progress = {"run": self.run, "step": self.step}
-            _save(self.model, self.directory, progress, self.history)
-        if self.step >= self.stop:
-            self.model.stop_training = True
+            _save(model, self.directory, progress, self.history)
 
 
 def _num_budgets(model, shares):
@@ -209,12 +222,14 @@ def _restore(model, directory, run, num_steps):
         history = progress["history"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"`{path}` is damaged: {error!r}") from error
-    differing = [key for key in run if known.get(key) != run[key]]
+    differing = [
+        key for key in {**known, **run} if known.get(key) != run.get(key)
+    ]
     if differing:
         raise ValueError(
             f"`directory` holds another training: {path} differs in "
             + ", ".join(
-                f"{key} ({known.get(key)} there, {run[key]} here)"
+                f"{key} ({known.get(key)} there, {run.get(key)} here)"
                 for key in differing
             )
             + ". Pass another directory, or the same arguments."

@@ -141,8 +141,7 @@ def viable_budgets(
 ) -> list[list[int]]:
     """The subsets than which none is both cheaper and better.
 
-    They ascend by their number of layers too, as a model's budgets do; with a
-    reducer within the decoder, more layers can cost less.
+    They ascend by their number of layers too, as a model's budgets do.
 
     Args:
         subnetworks: sequence of `Subnetwork`, see `search_subnetworks`.
@@ -165,9 +164,13 @@ def viable_budgets(
     )
     front = []
     for subnetwork in fewest_first:
+        # With a reducer within the decoder, more layers can cost less.
+        while front and (
+            front[-1].flops >= subnetwork.flops
+            and front[-1].score < subnetwork.score
+        ):
+            front.pop()
         if not front or subnetwork.score > front[-1].score + min_gain:
-            while front and front[-1].flops >= subnetwork.flops:
-                front.pop()
             front.append(subnetwork)
     return [list(subnetwork.layers) for subnetwork in front]
 

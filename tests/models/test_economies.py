@@ -7,6 +7,7 @@ import pytest
 from keras import ops
 from model_checks import batch
 from model_checks import outputs
+from model_checks import own_preprocessor
 from model_checks import preprocess
 from samples import MAX_LENGTH
 
@@ -85,7 +86,7 @@ def test_int8_of_a_model_made_by_hand(visor, tmp_path):
         intermediate_dim=48,
         **uniform_layout(3),
     )
-    lm = VisorCausalLM(backbone, visor.preprocessor)
+    lm = VisorCausalLM(backbone, own_preprocessor(visor))
     lm.quantize("int8")
     lm.save_to_preset(str(tmp_path))
     again = VisorCausalLM.from_preset(str(tmp_path))

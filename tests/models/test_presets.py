@@ -11,6 +11,7 @@ import pytest
 from keras import ops
 from model_checks import batch
 from model_checks import outputs
+from model_checks import own_preprocessor
 from model_checks import preprocess
 
 from keras_visor import VisorBackbone
@@ -136,7 +137,7 @@ def test_an_encoder_of_ones_own(tmp_path, visor):
         **uniform_layout(2),
     )
     assert backbone.patches_per_tile == 16
-    lm = VisorCausalLM(backbone, visor.preprocessor)
+    lm = VisorCausalLM(backbone, own_preprocessor(visor))
     samples = batch(["one image"], budget=[1])
     logits = outputs(lm, preprocess(lm, samples))
     lm.save_to_preset(tmp_path)

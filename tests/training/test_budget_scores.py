@@ -208,7 +208,7 @@ def test_a_policy_changes_no_answers(lm, columns, files, tmp_path):
 @pytest.mark.parametrize(
     "key",
     [
-        *("model", "reducer", "converter", "metric", "max_length"),
+        *("model", "dtype", "reducer", "converter", "metric", "max_length"),
         *("samples", "pictures"),
     ],
 )
@@ -222,6 +222,9 @@ def test_foreign_shards_are_refused(
         arguments["lm"] = load_small()
         bias = arguments["lm"].backbone.decoder_layers[2].value_dense.bias
         bias.assign(bias + 1e-6)
+    elif key == "dtype":
+        arguments["lm"] = load_small(dtype="mixed_bfloat16")
+        key = "model"
     elif key == "reducer":
         arguments["lm"] = load_small(reducer=UniformChoice(0.5))
         key = "model"

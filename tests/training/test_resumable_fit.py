@@ -100,7 +100,7 @@ def check_refusals(load_small, samples, directory):
     lm = compiled(load_small)
     with pytest.raises(ValueError, match="another training.*progress.json"):
         fit(lm, samples, 7, directory, batch_size=5, shares=SHARES, seed=3)
-    with pytest.raises(ValueError, match="differs in stage .*None there, 2"):
+    with pytest.raises(ValueError, match="in settings .*None there, .*2"):
         run(lm, samples, directory, settings={"stage": 2})
     with pytest.raises(ValueError, match="longer training.*step 7.*num_steps"):
         run(lm, samples, directory, num_steps=6)

@@ -61,7 +61,9 @@ def test_more_layers_that_cost_less():
         ((4, 7), 0.8, 20.0),
     )
     assert front(((), 0.5, 10.0), few, many) == [[], [1]]
-    assert front(((), 0.5, 10.0), few, best) == [[], [4, 7]]
+    for min_gain in (0.0, 0.2):
+        found = front(((), 0.5, 10.0), few, best, min_gain=min_gain)
+        assert found == [[], [4, 7]]
 
 
 # === The search, on scores by hand ===

@@ -56,6 +56,11 @@ class ChartQA(QuestionBuilder):
     """
 
     name = "chartqa"
+    VERSION = tfds.core.Version("1.0.1")
+    RELEASE_NOTES = {
+        "1.0.0": "First release.",
+        "1.0.1": "Prompts ask for a single word, as lmms-eval's do.",
+    }
     MANUAL_DOWNLOAD_INSTRUCTIONS = """
     Put into `manual_dir/chartqa/` what is in the folder "ChartQA Dataset" of
     https://github.com/vis-nlp/ChartQA: the folders train, val and test, each
