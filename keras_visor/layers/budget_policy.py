@@ -54,15 +54,7 @@ class BudgetPolicy(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if rule not in RULES:
-            raise ValueError(
-                f"`rule` must be one of {RULES}. Received: rule={rule!r}"
-            )
-        if not tolerance >= 0:
-            raise ValueError(
-                "`tolerance` must be 0 or more. Received: tolerance="
-                f"{tolerance}"
-            )
+        check_rule(rule, tolerance)
         self.num_budgets = num_budgets
         self.hidden_dim = hidden_dim
         self.rule = rule
@@ -128,3 +120,15 @@ class BudgetPolicy(keras.layers.Layer):
             }
         )
         return config
+
+
+def check_rule(rule: str, tolerance: float = 0.0) -> None:
+    """Raise a `ValueError` for no such rule, or a tolerance below 0."""
+    if rule not in RULES:
+        raise ValueError(
+            f"`rule` must be one of {RULES}. Received: rule={rule!r}"
+        )
+    if not tolerance >= 0:
+        raise ValueError(
+            f"`tolerance` must be 0 or more. Received: tolerance={tolerance}"
+        )

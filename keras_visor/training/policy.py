@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_visor.generation import stages
-from keras_visor.layers.budget_policy import RULES
+from keras_visor.layers.budget_policy import check_rule
 from keras_visor.layers.streams import Streams
 from keras_visor.models.encoded_images import EncodedImages
 from keras_visor.models.sample_batches import SampleBatches
@@ -104,10 +104,7 @@ def train_policy(
     lm = keras_visor.training.train_policy(lm, samples, scores, num_steps=2)
     ```
     """
-    if rule not in RULES:
-        raise ValueError(
-            f"`rule` must be one of {RULES}. Received: rule={rule!r}"
-        )
+    check_rule(rule)
     check_positive(num_steps=num_steps, batch_size=batch_size)
     _check_routable(lm)
     if isinstance(scores, BudgetScores):

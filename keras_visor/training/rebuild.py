@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_visor.layers.budget_policy import RULES
+from keras_visor.layers.budget_policy import check_rule
 from keras_visor.layers.layout import complete_layout
 from keras_visor.models.visor_causal_lm import VisorCausalLM
 from keras_visor.training.checks import check_positive
@@ -144,14 +144,7 @@ def set_policy_rule(
             "`lm` must have a policy, see `train_policy`. Received a model "
             "with policy_hidden_dim=None."
         )
-    if rule not in RULES:
-        raise ValueError(
-            f"`rule` must be one of {RULES}. Received: rule={rule!r}"
-        )
-    if not tolerance >= 0:
-        raise ValueError(
-            f"`tolerance` must be 0 or more. Received: tolerance={tolerance}"
-        )
+    check_rule(rule, tolerance)
     backbone.policy_rule = backbone.policy.rule = rule
     backbone.policy_tolerance = backbone.policy.tolerance = float(tolerance)
 

@@ -107,7 +107,7 @@ def fit(
     saving = _Saving(directory, run, step, history, save_every, num_steps)
     callbacks = [*kwargs.pop("callbacks", ()), saving]
     while step < num_steps:
-        saving.stop = min(step - step % save_every + save_every, num_steps)
+        saving.stop = saving.next_step()
         steps_per_epoch = None
         if _is_tf_data(data) and step % save_every == 0:
             # It can be entered at its beginning only: one pass for all the
@@ -153,14 +153,18 @@ class _Saving(keras.callbacks.Callback):
         self.num_steps = num_steps
 
     def on_epoch_end(self, epoch, logs=None):
-        whole = self.step - self.step % self.save_every
-        self.step = min(whole + self.save_every, self.num_steps)
+        self.step = self.next_step()
         for name, value in (logs or {}).items():
             self.history.setdefault(name, []).append(float(value))
         if self.step < self.stop:
             self.save(self.model)
         else:
             self.model.stop_training = True
+
+    def next_step(self):
+        """The step at which the epoch ends."""
+        whole = self.step - self.step % self.save_every
+        return min(whole + self.save_every, self.num_steps)
 
     def save(self, model):
         if self.directory is not None:
