@@ -8,7 +8,8 @@ the test questions of `make claims` goes to `reduced_controls.json`.
 
     KERAS_BACKEND=torch python examples/visor_tiny/reduced_controls.py dense
 
-Needs the runs of `controls.py --from-nothing`, and goes on like it.
+Needs the runs of `controls.py --from-nothing`, and goes on like it. Names of
+reducers after the control's train with those alone.
 """
 
 import argparse
@@ -104,16 +105,21 @@ def run_reduced(name, reducer_name, reducer, run, workers):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=("dense", "universal"))
+    parser.add_argument("reducers", nargs="*", metavar="REDUCER")
     parser.add_argument("--run", type=pathlib.Path, default="runs/controls")
     parser.add_argument(
         "--workers", type=int, default=0, help="processes that make batches"
     )
     arguments = parser.parse_args()
-    for reducer_name, reducer in reducers_of(arguments.name).items():
+    known = reducers_of(arguments.name)
+    unknown = set(arguments.reducers) - set(known)
+    if unknown:
+        parser.error(f"REDUCER must be of {list(known)}: {sorted(unknown)}")
+    for reducer_name in arguments.reducers or known:
         record = run_reduced(
             arguments.name,
             reducer_name,
-            reducer,
+            known[reducer_name],
             arguments.run / "from_nothing",
             arguments.workers,
         )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from keras_visor.datasets.metrics import anls
 from keras_visor.datasets.metrics import option_accuracy
 from keras_visor.datasets.metrics import pope_f1
+from keras_visor.datasets.metrics import pope_scores
 from keras_visor.datasets.metrics import relaxed_accuracy
 from keras_visor.datasets.metrics import vqa_accuracy
 
@@ -32,6 +33,8 @@ class PublicDataset:
         split: string. The split to evaluate: the test split, or the validation
             split where the answers of the test split are not public.
         builder: string. Module and class of its TFDS builder.
+        scores: callable. From the same to a dict of floats by name, what is
+            reported beside the metric. Defaults to `None`: nothing.
 
     Example:
 
@@ -48,6 +51,10 @@ class PublicDataset:
     metric: Callable[[Sequence[str], Sequence[Sequence[str]]], float]
     split: str
     builder: str
+    scores: (
+        Callable[[Sequence[str], Sequence[Sequence[str]]], dict[str, float]]
+        | None
+    ) = None
 
     def builder_cls(self) -> "type[tfds.core.GeneratorBasedBuilder]":
         """Imports the builder, which needs `keras-visor[datasets]`."""
@@ -72,6 +79,7 @@ _DATASETS = (
         metric=pope_f1,
         split="test",
         builder="keras_visor.datasets.public.pope.Pope",
+        scores=pope_scores,
     ),
     PublicDataset(
         name="scienceqa",

@@ -132,7 +132,7 @@ def run(options: argparse.Namespace, budget: str | int) -> None:
         summaries[name] = {
             "group": dataset.group,
             "split": dataset.split,
-            **summarize(lm, answers, dataset.metric),
+            **summarize(lm, answers, dataset.metric, dataset.scores),
         }
     groups = averages(summaries)
     page = {"settings": settings, "datasets": summaries, "averages": groups}
@@ -140,6 +140,9 @@ def run(options: argparse.Namespace, budget: str | int) -> None:
     (folder / "summary.json").write_text(text, encoding="utf-8")
     Console().print(_table(summaries, groups))
     for name, summary in summaries.items():
+        if summary["scores"]:
+            scores = summary["scores"].items()
+            print(f"{name}: " + ", ".join(f"{n} {s:.3f}" for n, s in scores))
         if summary["cut_off"]:
             print(
                 f"{name}: {summary['cut_off']} answers were cut off at "
@@ -253,8 +256,10 @@ def averages(summaries: dict[str, dict]) -> dict[str, dict]:
 
 def _table(summaries, groups) -> Table:
     """A row a data set and a part, and the averages of easy and hard ones."""
-    table = Table("data set", "group", title="Evaluation")
-    for column in ("score", "questions", "FLOPs", "saved", "seconds"):
+    table = Table(title="Evaluation")
+    table.add_column("data set", no_wrap=True)
+    table.add_column("group")
+    for column in ("score", "asked", "FLOPs", "saved", "seconds"):
         table.add_column(column, justify="right")
     table.add_column("budgets")
     for name, summary in summaries.items():
@@ -266,7 +271,7 @@ def _table(summaries, groups) -> Table:
     if len(summaries) > 1:
         table.add_section()
         for group, average in groups.items():
-            table.add_row(*_cells(f"{group} average", group, average))
+            table.add_row(*_cells("average", group, average))
     return table
 
 

@@ -127,6 +127,7 @@ def summarize(
     lm: VisorCausalLM,
     answers: Sequence[dict],
     metric: Callable[[Sequence[str], Sequence[Sequence[str]]], float],
+    scores: Callable[..., dict[str, float]] | None = None,
 ) -> dict:
     """Score answers and say what they cost.
 
@@ -135,13 +136,15 @@ def summarize(
         answers: list of dicts, those of an `AnswerLog`.
         metric: callable. From answers (a string a question) and references (a
             list of strings a question) to a float from 0 to 1.
+        scores: callable. From the same to a dict of floats, more scores by
+            name. Defaults to `None`: there are none.
 
     Returns:
-        A dict of `score`; `parts`, by name the score of each, if there are
-        any; `questions`, how many; `cut_off`, how many answers `max_length`
-        ended; `budgets`, by index how many questions ran at each; `flops` and
-        `dense_flops`, the mean of `count_flops` at that budget and of the
-        dense model; and `seconds`, of all questions together.
+        A dict of `score`; `scores`; `parts`, by name the score of each, if
+        there are any; `questions`, how many; `cut_off`, how many answers
+        `max_length` ended; `budgets`, by index how many questions ran at each;
+        `flops` and `dense_flops`, the mean of `count_flops` at that budget and
+        of the dense model; and `seconds`, of all questions together.
 
     Raises:
         ValueError: There are no answers.
@@ -164,6 +167,7 @@ def summarize(
             parts.setdefault(row["part"], []).append(row)
     return {
         "score": _score(answers, metric),
+        "scores": _score(answers, scores) if scores else {},
         "parts": {n: _score(part, metric) for n, part in parts.items()},
         "questions": len(answers),
         "cut_off": sum(row["cut_off"] for row in answers),

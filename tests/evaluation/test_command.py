@@ -1,5 +1,7 @@
 import json
 import re
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +11,8 @@ from keras_visor import VisorCausalLM
 from keras_visor import VisorTokenizer
 from keras_visor.cli import main
 from keras_visor.datasets import pope_f1
+from keras_visor.datasets import pope_scores
+from keras_visor.datasets import public_datasets
 from keras_visor.evaluation import command
 from keras_visor.training import set_policy_rule
 
@@ -70,7 +74,12 @@ def test_pope(tmp_path, data_dir, capsys):
         assert len(of_part) == 2
         said = [row["answer"] for row in of_part]
         assert score == pope_f1(said, [row["answers"] for row in of_part])
+    said = [row["answer"] for row in rows]
+    scores = pope_scores(said, [row["answers"] for row in rows])
+    assert pope["scores"] == scores
     printed = capsys.readouterr().out
+    assert f"pope: accuracy {scores['accuracy']:.3f}, " in printed
+    assert f"yes_ratio {scores['yes_ratio']:.3f}" in printed
     assert re.search(r"  popular +│ +│ +\d+\.\d │", printed)
     (row,) = [line for line in printed.splitlines() if " 6 " in line]
     assert f"{100 * pope['score']:.1f}" in row
@@ -78,6 +87,39 @@ def test_pope(tmp_path, data_dir, capsys):
     status, _ = evaluate(tmp_path, data_dir, "pope", "--budget", "0")
     assert status == 2
     assert "other settings" in capsys.readouterr().err
+
+
+def test_every_data_set(tmp_path, capsys):
+    """As published, all five of them in one table."""
+    manual = tmp_path / "data" / "downloads" / "manual"
+    published = Path(__file__).parents[1] / "datasets" / "public"
+    names = list(public_datasets())
+    for name in names:
+        tests = runpy.run_path(str(published / f"test_{name}.py"))
+        tests["make_files"](manual / name)
+    words = (*names, "--budget", "0")
+    status, output = evaluate(
+        tmp_path, str(tmp_path / "data"), *words, max_length=150
+    )
+    assert status == 0
+    summary = json.loads((output / "summary.json").read_text())
+    assert list(summary["datasets"]) == names
+    for name in names:
+        found = summary["datasets"][name]
+        lines = (output / f"{name}.jsonl").read_text().splitlines()[1:]
+        rows = list(map(json.loads, lines))
+        assert found["questions"] == len(rows) > 0
+        assert found["score"] == public_datasets()[name].metric(
+            [row["answer"] for row in rows], [row["answers"] for row in rows]
+        )
+    easy = [summary["datasets"][name]["score"] for name in names[:2]]
+    assert summary["averages"]["easy"]["score"] == pytest.approx(np.mean(easy))
+    # Even on a narrow terminal no name is cut.
+    printed = capsys.readouterr().out
+    assert re.search(r"│ average +│ hard +│ ", printed)
+    for part in ("adversarial", "augmented"):
+        assert f"│   {part}" in printed
+    assert "…" not in printed
 
 
 def test_too_little_room(tmp_path, data_dir, capsys, monkeypatch):
@@ -138,10 +180,11 @@ def test_averages_of_several_data_sets():
     }
     table = command._table(summaries, command.averages(summaries))
     columns = {c.header: list(c.cells) for c in table.columns}
-    assert columns["data set"][3:] == ["easy average", "hard average"]
+    assert columns["data set"][3:] == ["average", "average"]
+    assert columns["group"][3:] == ["easy", "hard"]
     assert columns["score"] == ["80.0", "50.0", "60.0", "80.0", "55.0"]
     assert columns["saved"] == ["8.0x", "4.0x", "1.3x", "8.0x", "2.0x"]
-    assert columns["questions"][3:] == ["10", "20"]
+    assert columns["asked"][3:] == ["10", "20"]
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,7 @@ def test_summary_by_hand(visor):
     flops = [count_flops(visor.backbone, 30, 50, b) for b in (2, 0, 2)]
     assert summary == {
         "score": pytest.approx(2 / 3),
+        "scores": {},
         "parts": {"augmented": 0.0, "human": 1.0},
         "questions": 3,
         "cut_off": 1,
@@ -102,6 +103,8 @@ def test_summary_by_hand(visor):
 
     of_one_part = [{**row, "part": ""} for row in rows]
     assert summarize(visor, of_one_part, metric)["parts"] == {}
+    more = summarize(visor, rows, metric, lambda *_: {"hits": 2.0})["scores"]
+    assert more == {"hits": 2.0}
 
 
 def test_refuses_bad_counts(visor, tmp_path):
