@@ -89,6 +89,29 @@ def test_a_rate_of_one_changes_nothing(lm, reducer):
     assert ask(lm, batch(), reducer=reducer) == ask(lm, batch())
 
 
+@pytest.mark.parametrize(
+    "reducer",
+    [
+        reduction.AveragePooling(0.5),
+        reduction.VisionZip(0.3),
+        reduction.FastV(0.5, layer=0),
+    ],
+    ids=str,
+)
+def test_bfloat16_is_close(visor_directory, reducer):
+    rounded, lm = (
+        VisorCausalLM.from_preset(visor_directory, dtype=dtype, reducer=reducer)
+        for dtype in ("bfloat16", "float32")
+    )
+    inputs = preprocess(lm, batch(IMAGES, budget=[2, 0]))
+    mask = inputs["padding_mask"]
+    logits, expected = (outputs(each, inputs)[mask] for each in (rounded, lm))
+    assert np.corrcoef(expected.ravel(), logits.ravel())[0, 1] > 0.99
+    lm.reducer = None
+    unreduced = outputs(lm, inputs)[mask]
+    assert np.corrcoef(unreduced.ravel(), logits.ravel())[0, 1] < 0.99
+
+
 def test_nothing_compiles_twice(lm):
     programs = lm.make_generate_function().programs
     ask(lm, batch(), reducer=reduction.UniformChoice(0.4), budget=1)
