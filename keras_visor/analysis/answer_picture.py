@@ -69,6 +69,9 @@ def layer_roles(backbone: VisorBackbone, budget: int) -> list[str]:
     Returns:
         A list with one of `"cross-attention"`, `"self-attention on"`,
         `"self-attention off"` and `"text-only"` for each layer.
+
+    Raises:
+        ValueError: There is no such budget.
     """
     switches = backbone.switches(int(budget))
     roles = [TEXT_ONLY] * backbone.num_layers

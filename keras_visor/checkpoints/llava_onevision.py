@@ -92,7 +92,7 @@ def backbone_kwargs(config: dict, **layout) -> dict:
         "hidden_dim": _size(text, "hidden_size", 4096),
         "intermediate_dim": _size(text, "intermediate_size", 22016),
         "rope_max_wavelength": _rope_theta(text),
-        "layer_norm_epsilon": text.get("rms_norm_eps", 1e-6),
+        "layer_norm_epsilon": _positive(text, "rms_norm_eps", 1e-6),
         # `transformers` ties where either config says so.
         "tie_word_embeddings": bool(
             config.get("tie_word_embeddings", False)
@@ -163,7 +163,7 @@ def vision_encoder_kwargs(config: dict) -> dict:
         "num_layers": _size(vision, "num_hidden_layers", 12),
         "num_heads": num_heads,
         "intermediate_dim": _size(vision, "intermediate_size", 3072),
-        "layer_norm_epsilon": vision.get("layer_norm_eps", 1e-6),
+        "layer_norm_epsilon": _positive(vision, "layer_norm_eps", 1e-6),
         "image_shape": (image_size, image_size, 3),
     }
 
@@ -234,9 +234,15 @@ def image_token_id(config: dict) -> int:
     if len(ids) > 1:
         raise ValueError(
             "`image_token_index` and `image_token_id` of config.json must "
-            f"agree. Received: {sorted(ids)}"
+            f"agree. Received: {sorted(ids, key=repr)}"
         )
-    return ids.pop() if ids else DEFAULT_IMAGE_TOKEN_ID
+    token_id = ids.pop() if ids else DEFAULT_IMAGE_TOKEN_ID
+    if not _is_size(token_id):
+        raise ValueError(
+            "`image_token_index` must be a positive integer. Received: "
+            f"{token_id!r}"
+        )
+    return token_id
 
 
 # === The base model ===
@@ -268,23 +274,26 @@ def _max_tiles(config):
 
 
 def _text_config(config):
-    text = config.get("text_config") or {}
+    text = _object(config, "text_config")
     _require(text, "text_config.model_type", "qwen2")
     _require(text, "text_config.hidden_act", "silu")
-    layer_types = set(text.get("layer_types") or ["full_attention"])
-    if text.get("use_sliding_window") or layer_types != {"full_attention"}:
+    layer_types = text.get("layer_types") or ["full_attention"]
+    if text.get("use_sliding_window") or not (
+        isinstance(layer_types, list)
+        and all(kind == "full_attention" for kind in layer_types)
+    ):
         raise ValueError(
             "`text_config` must not use sliding-window attention. Received: "
             f"use_sliding_window={text.get('use_sliding_window')}, "
-            f"layer_types={sorted(layer_types)}"
+            f"layer_types={layer_types}"
         )
     return text
 
 
 def _vision_config(config):
-    vision = config.get("vision_config")
-    if vision is None:
+    if config.get("vision_config") is None:
         return DEFAULT_VISION_CONFIG
+    vision = _object(config, "vision_config")
     _require(vision, "vision_config.model_type", "siglip_vision_model")
     return vision
 
@@ -315,7 +324,7 @@ def _check_heads(text, kwargs):
 
 def _rope_theta(text):
     # `transformers` reads an old file's `rope_scaling` as `rope_parameters`.
-    rope = text.get("rope_scaling") or text.get("rope_parameters") or {}
+    rope = _object(text, "rope_scaling") or _object(text, "rope_parameters")
     rope_type = rope.get("rope_type", rope.get("type", "default"))
     nested = any(isinstance(value, dict) for value in rope.values())
     if rope_type != "default" or nested:
@@ -324,8 +333,8 @@ def _rope_theta(text):
             "must describe the default rotary embedding, without scaling. "
             f"Received: {rope}"
         )
-    theta = rope.get("rope_theta")
-    return float(text.get("rope_theta", 10_000.0) if theta is None else theta)
+    section = text if rope.get("rope_theta") is None else rope
+    return float(_positive(section, "rope_theta", 10_000.0))
 
 
 # === The VISOR layout ===
@@ -448,11 +457,7 @@ def _check_visor(layout, kwargs):
             f"{layout['policy_rule']!r}"
         )
     tolerance = layout["policy_tolerance"]
-    if (
-        isinstance(tolerance, bool)
-        or not isinstance(tolerance, (int, float))
-        or not (math.isfinite(tolerance) and tolerance >= 0)
-    ):
+    if not (_is_number(tolerance) and tolerance >= 0):
         raise ValueError(
             "`policy_tolerance` must be a number that is not negative. "
             f"Received: {tolerance!r}"
@@ -467,6 +472,31 @@ def _require(section, key, value):
     received = section.get(key.rpartition(".")[2], value)
     if received != value:
         raise ValueError(f"`{key}` must be {value!r}. Received: {received!r}")
+
+
+def _object(section, key):
+    """What `key` holds, empty where it is absent or null."""
+    value = section.get(key)
+    if not isinstance(value, (dict, type(None))):
+        raise ValueError(f"`{key}` must be a JSON object. Received: {value!r}")
+    return value or {}
+
+
+def _is_number(value):
+    return (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+    )
+
+
+def _positive(section, key, default):
+    value = section.get(key, default)
+    if not (_is_number(value) and value > 0):
+        raise ValueError(
+            f"`{key}` must be a positive number. Received: {value!r}"
+        )
+    return value
 
 
 def _is_size(value):

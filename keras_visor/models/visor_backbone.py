@@ -413,7 +413,16 @@ class VisorBackbone(VisorPresetMixin, keras_hub.models.Backbone):
         Returns:
             A dict from layer index to a Python bool (where the answer does
             not depend on the sample) or a bool tensor (batch,).
+
+        Raises:
+            ValueError: There is no such budget.
         """
+        last = len(self._budgets) - 1
+        if isinstance(budget, int) and not 0 <= budget <= last:
+            raise ValueError(
+                f"`budget` must be an index from 0 to {last}. Received: "
+                f"{budget}"
+            )
         switches = {}
         for layer in self.self_attention_layers:
             on = [layer in budget for budget in self._budgets]

@@ -1,10 +1,8 @@
-import types
 
 import numpy as np
 import pytest
 from PIL import Image
 
-import keras_visor
 from keras_visor.analysis import attention_maps
 from keras_visor.analysis import draw_answer
 from keras_visor.analysis import layer_roles
@@ -29,25 +27,25 @@ def grey(height=40, width=60, level=90):
 # === Roles ===
 
 
-@pytest.mark.parametrize("budget, on", [(0, []), (1, [4]), (2, [1, 4])])
-def test_roles(budget, on):
-    backbone = types.SimpleNamespace(
-        num_layers=6, **keras_visor.uniform_layout(6)
-    )
-    layers_on = backbone.budgets[budget]
-    backbone.switches = lambda index: {
-        layer: layer in layers_on for layer in backbone.self_attention_layers
-    }
-    assert layers_on == on
-    assert layer_roles(backbone, budget) == [
+def test_roles():
+    backbone = VisorBackbone.from_preset("visor_tiny_en")
+    assert backbone.cross_attention_layers == [0, 3, 7]
+    assert backbone.budgets == [[], [4], [4, 6]]
+    roles = layer_roles(backbone, 1)
+    assert roles == [
         "cross-attention",
-        "self-attention on" if 1 in on else "self-attention off",
         "text-only",
+        "self-attention off",
         "cross-attention",
-        "self-attention on" if 4 in on else "self-attention off",
+        "self-attention on",
+        "text-only",
+        "self-attention off",
+        "cross-attention",
         "text-only",
     ]
-    assert callable(VisorBackbone.switches)  # What the stub stands for.
+    for budget in (-1, 3):
+        with pytest.raises(ValueError, match=f"from 0 to 2.*{budget}"):
+            layer_roles(backbone, budget)
 
 
 # === Maps ===

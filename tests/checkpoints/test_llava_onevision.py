@@ -161,6 +161,8 @@ def test_both_spellings_of_the_image_token():
     assert image_token_id({"image_token_id": 7}) == 7
     with pytest.raises(ValueError, match="image_token_id.*agree"):
         image_token_id({"image_token_index": 7, "image_token_id": 8})
+    with pytest.raises(ValueError, match="image_token_index.*'7'"):
+        image_token_id({"image_token_index": "7"})
 
 
 @pytest.mark.parametrize(
@@ -192,6 +194,15 @@ def test_null_key_value_heads_are_the_query_heads():
         ("text_config.num_attention_heads", 15),
         ("text_config.num_key_value_heads", 3),
         ("text_config.hidden_size", "896"),
+        ("text_config", []),
+        ("text_config.rms_norm_eps", "1e-6"),
+        ("text_config.rms_norm_eps", None),
+        ("text_config.rope_theta", "1e6"),
+        ("text_config.rope_scaling", "linear"),
+        ("text_config.rope_theta", float("nan")),
+        ("text_config.layer_types", "full_attention"),
+        ("vision_config", "siglip"),
+        ("vision_config.layer_norm_eps", 0),
         ("text_config.use_sliding_window", True),
         ("text_config.layer_types", ["full_attention", "sliding_attention"]),
         ("text_config.rope_scaling", {"type": "linear", "factor": 2.0}),
