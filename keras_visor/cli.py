@@ -6,6 +6,7 @@ keras-visor evaluate visor_tiny_en pope docvqa --limit 100
 """
 
 import argparse
+import os
 import pathlib
 import sys
 import time
@@ -22,8 +23,11 @@ from keras_visor.analysis import count_flops
 from keras_visor.analysis import draw_answer
 from keras_visor.analysis import layer_roles
 from keras_visor.evaluation import command
+from keras_visor.evaluation.command import REDUCE_HELP
 from keras_visor.models.visor_backbone import VisorBackbone
 from keras_visor.models.visor_causal_lm import VisorCausalLM
+from keras_visor.preprocessing.chat_template import IMAGE_MARK
+from keras_visor.preprocessing.chat_template import TURN_START
 from keras_visor.preprocessing.rgb import to_rgb
 from keras_visor.reduction import reducer_from_text
 
@@ -65,7 +69,9 @@ def _parser():
     asking = commands.add_parser("ask", help="answer a question about pictures")
     asking.set_defaults(run=ask)
     asking.add_argument("images", nargs="+", metavar="IMAGE", help="a file")
-    asking.add_argument("question", metavar="QUESTION", help="after its files")
+    asking.add_argument(
+        "question", metavar="QUESTION", help="in quotes, after the files"
+    )
     asking.add_argument(
         "--preset",
         default="visor_tiny_en",
@@ -77,8 +83,7 @@ def _parser():
     asking.add_argument(
         "--reduce",
         metavar="NAME:RATE[:LAYERS]",
-        help="leave visual tokens out and keep this share, such as "
-        "vision_zip:0.25 (default: as the preset does)",
+        help=REDUCE_HELP,
     )
     asking.add_argument(
         "--max-length",
@@ -128,7 +133,13 @@ def ask(options: argparse.Namespace) -> None:
     budget = _budget(options.budget)
     _check_max_length(options.max_length)
     reducer = options.reduce and reducer_from_text(options.reduce)
+    _check_question(options.question)
     for path in options.images:  # Before a model is loaded in vain.
+        if not os.path.exists(path):
+            raise FileNotFoundError(
+                f"`IMAGE` {path!r} does not exist. A `QUESTION` of several "
+                "words stands in quotes"
+            )
         to_rgb(path)
     if options.picture:
         _check_picture_path(options.picture)
@@ -190,6 +201,20 @@ def _budget(text):
             f"`--budget` must be one of {', '.join(NAMED_BUDGETS)} or an "
             f"index. Received: {text!r}"
         ) from None
+
+
+def _check_question(question):
+    if os.path.isfile(question):
+        raise ValueError(
+            "`QUESTION` must come after the pictures. Received a file: "
+            f"{question!r}"
+        )
+    if IMAGE_MARK in question and TURN_START not in question:
+        raise ValueError(
+            f"`QUESTION` must have no {IMAGE_MARK}, as the pictures come "
+            f"first by themselves, or be a whole chat template with "
+            f"{TURN_START}. Received: {question!r}"
+        )
 
 
 def _check_max_length(max_length):

@@ -347,6 +347,23 @@ def test_missing_image(capsys, preset):
     assert "'no.png' does not exist" in line
 
 
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["is", "this", "red?"], "`IMAGE` 'is' does not exist.*in quotes"),
+        (["<image> is this red?"], "`QUESTION` must have no <image>"),
+    ],
+)
+def test_no_question(capsys, preset, image, words, message):
+    line = error_of(capsys, ["ask", image, *words, "--preset", preset])
+    assert re.search(message, line)
+
+
+def test_a_file_is_no_question(capsys, preset, image):
+    line = error_of(capsys, ["ask", image, image, "--preset", preset])
+    assert f"Received a file: {image!r}" in line
+
+
 def test_not_an_image(capsys, tmp_path, preset):
     path = tmp_path / "notes.png"
     path.write_text("no picture")

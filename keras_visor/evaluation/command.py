@@ -23,8 +23,14 @@ from keras_visor.evaluation.scoring import summarize
 from keras_visor.models.model_digest import model_digest
 from keras_visor.models.visor_causal_lm import VisorCausalLM
 from keras_visor.reduction import reducer_from_text
+from keras_visor.reduction.names import REDUCERS
 
 GROUPS = ("easy", "hard")
+REDUCE_HELP = (
+    "leave visual tokens out and keep this share, such as vision_zip:0.25; "
+    f"NAME is {', '.join(REDUCERS)}; the last two take LAYERS, with commas "
+    "(default: as the preset does)"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,8 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reduce",
         metavar="NAME:RATE[:LAYERS]",
-        help="leave visual tokens out and keep this share (default: as the "
-        "preset does)",
+        help=REDUCE_HELP,
     )
     parser.add_argument(
         "--limit",

@@ -626,7 +626,16 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
 
         Returns:
             A tensor (batch, number of budgets).
+
+        Raises:
+            ValueError: The model has no policy, or inputs are not preprocessed.
         """
+        if "token_ids" not in inputs:
+            raise ValueError(
+                "`inputs` must be preprocessed: pass what "
+                "`preprocessor.generate_preprocess` makes of prompts and "
+                f"images. Received: a dict of {sorted(inputs)}"
+            )
         if self.backbone.policy is None:
             raise ValueError(
                 "This model has no budget policy: its backbone was made with "

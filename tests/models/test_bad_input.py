@@ -290,3 +290,11 @@ def test_a_sampler_of_many_answers(visor):
         lm.compile(
             sampler=keras_hub.samplers.BeamSampler(return_all_beams=True)
         )
+
+
+# === Routing ===
+
+
+def test_routing_takes_preprocessed_inputs(visor):
+    with pytest.raises(ValueError, match="preprocessed.*'images', 'prompts'"):
+        visor.route({"prompts": [ONE], "images": [IMAGE]})
