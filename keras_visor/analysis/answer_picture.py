@@ -106,8 +106,9 @@ def attention_maps(
         the picture's enlarged tiles and, in self-attention, to the text.
 
     Raises:
-        ValueError: There is more than one sample, or an image has fewer
-            visual tokens than a base tile.
+        ValueError: There is more than one sample or no image, an image has
+            fewer visual tokens than a base tile, or `vision_positions` is
+            missing.
     """
     mask, image_ids = (
         ops.convert_to_numpy(inputs[name])
@@ -117,6 +118,8 @@ def attention_maps(
         raise ValueError(
             f"`inputs` must hold one sample. Received: {len(mask)}"
         )
+    if image_ids[0].max(initial=-1) < 0:
+        raise ValueError("`inputs` must hold an image. Received: none")
     last = int(mask[0].sum()) - 1
     # An image's first visual tokens are its base tile's, row by row.
     tiles = [
@@ -138,6 +141,12 @@ def attention_maps(
             kept = kept_tokens(vision_positions[layer], inputs)
             row, seen = np.zeros(len(kept), "float32"), row
             row[kept] = seen[: kept.sum()]
+        elif len(row) != image_ids.shape[1]:
+            raise ValueError(
+                "`vision_positions` is needed where a reducer has left visual "
+                f"tokens out. Received: None, and {len(row)} of "
+                f"{image_ids.shape[1]} tokens at layer {layer}"
+            )
         maps[layer] = np.stack(
             [row[tile].reshape(side, side) for tile in tiles]
         )

@@ -24,6 +24,7 @@ class Programs:
         self.model = model
         self.num_compiled = 0
         self._compiled: dict[Any, Callable] = {}
+        self._compiled_for: tuple[int, ...] = ()
 
     @property
     def compiles(self) -> bool:
@@ -43,9 +44,12 @@ class Programs:
             **static: Hashable Python values, constants of the program.
         """
         # A program holds on to the variables that were there when it was
-        # compiled; LoRA brings new ones.
+        # compiled; LoRA and quantization bring new ones.
         variables = tuple(map(id, self._variables()))
-        key = (function, tuple(sorted(static.items())), variables)
+        if variables != self._compiled_for:
+            self._compiled.clear()
+            self._compiled_for = variables
+        key = (function, tuple(sorted(static.items())))
         if key not in self._compiled:
 
             def traced(*tensors):
@@ -72,7 +76,10 @@ class Programs:
         if backend == "tensorflow":
             import tensorflow as tf
 
-            return tf.function(function, jit_compile=self.model.jit_compile)
+            # Without autograph, which would rewrite what has no control flow.
+            return tf.function(
+                function, jit_compile=self.model.jit_compile, autograph=False
+            )
         return function
 
     def _compile_jax(self, function):

@@ -91,7 +91,8 @@ class VisorCrossAttention(RematerializesStreams, keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        num_key_value_heads = num_key_value_heads or num_heads
+        if num_key_value_heads is None:
+            num_key_value_heads = num_heads
         check_heads(num_heads, num_key_value_heads)
         if position_kernel_size < 1 or position_kernel_size % 2 == 0:
             raise ValueError(

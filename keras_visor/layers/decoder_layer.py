@@ -90,6 +90,12 @@ class VisorDecoderLayer(RematerializesStreams, keras.layers.Layer):
     def build(self, text_shape):
         width = text_shape[-1]
         self.head_dim = head_dim = head_width(width, self.num_query_heads)
+        if head_dim % 2:
+            raise ValueError(
+                "A head's width must be even, for the rotary embedding. "
+                f"Received: {head_dim}, of hidden width {width} and "
+                f"num_query_heads={self.num_query_heads}"
+            )
         key_value_heads = self.num_key_value_heads
         epsilon, dtype = self.layer_norm_epsilon, self.dtype_policy
         self.input_norm = rms_norm(width, epsilon, dtype, "input_norm")

@@ -46,7 +46,7 @@ def complete_layout(
     self_attention_layers: Sequence[int] | None = None,
     budgets: Sequence[Sequence[int]] | None = None,
 ) -> dict[str, list]:
-    """A layout with its defaults filled in, not checked.
+    """A layout with its defaults filled in, its indices not checked.
 
     Without layers it is the dense self of LLaVA-OneVision: every layer is a
     self-attention layer, and there is one budget. Where only one kind of
@@ -59,13 +59,21 @@ def complete_layout(
     dense = cross_attention_layers is None and self_attention_layers is None
     if dense:
         self_attention_layers = range(num_layers)
-    self_attention = list(self_attention_layers or [])
+    cross_attention, self_attention = (
+        [] if layers is None else _listed(name, layers)
+        for name, layers in (
+            ("cross_attention_layers", cross_attention_layers),
+            ("self_attention_layers", self_attention_layers),
+        )
+    )
     if budgets is None:
         budgets = [self_attention] if dense else _nested_budgets(self_attention)
     return {
-        "cross_attention_layers": list(cross_attention_layers or []),
+        "cross_attention_layers": cross_attention,
         "self_attention_layers": self_attention,
-        "budgets": [list(budget) for budget in budgets],
+        "budgets": [
+            _listed("budgets", budget) for budget in _listed("budgets", budgets)
+        ],
     }
 
 
@@ -116,6 +124,16 @@ def check_layout(
 def _nested_budgets(layers: list[int]) -> list[list[int]]:
     """None of the layers, the last one, the last two, ..., all."""
     return [layers[start:] for start in range(len(layers), -1, -1)]
+
+
+def _listed(name: str, layers) -> list:
+    try:
+        return list(layers)
+    except TypeError:
+        kind = "lists" if name == "budgets" else "a list"
+        raise ValueError(
+            f"`{name}` must hold {kind} of layer indices. Received: {layers!r}"
+        ) from None
 
 
 def _check_layers(name: str, layers: Sequence[int], num_layers: int) -> None:

@@ -19,6 +19,12 @@ def head_width(hidden_dim: int, num_heads: int) -> int:
 
 def check_heads(num_heads: int, num_key_value_heads: int) -> None:
     """An error where query heads cannot share the key/value heads evenly."""
+    if num_heads < 1 or num_key_value_heads < 1:
+        raise ValueError(
+            "There must be 1 head or more. Received: "
+            f"{num_heads} query heads, "
+            f"num_key_value_heads={num_key_value_heads}"
+        )
     if num_heads % num_key_value_heads:
         raise ValueError(
             "The number of query heads must be a multiple of the number of "

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 
-@dataclass(frozen=True)
+# Not equal by value: it holds arrays.
+@dataclass(frozen=True, eq=False)
 class EncodedImages:
     """The packed visual tokens of one prompt's images.
 

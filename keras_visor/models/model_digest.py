@@ -13,7 +13,9 @@ _CHOOSING = ("budgets", "policy_hidden_dim", "policy_rule", "policy_tolerance")
 
 
 def model_digest(lm: VisorCausalLM, with_policy: bool = True) -> str:
-    """SHA-256 of a model's weights, configuration, converter and reducer.
+    """SHA-256 of what a model's answers depend on.
+
+    Weights, configuration, tokenizer, image converter and reducer.
 
     Args:
         lm: `VisorCausalLM` with its preprocessor.
@@ -29,6 +31,7 @@ def model_digest(lm: VisorCausalLM, with_policy: bool = True) -> str:
         config = {k: v for k, v in config.items() if k not in _CHOOSING}
     settings = {
         "backbone": config,
+        "tokenizer": lm.preprocessor.tokenizer.definition,
         "image_converter": lm.preprocessor.image_converter.get_config(),
         "reducer": repr(lm.reducer),
     }

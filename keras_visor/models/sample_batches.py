@@ -52,6 +52,14 @@ class SampleBatches(keras.utils.PyDataset):
             return
         super().__init__()
         self.samples = {k: v for k, v in samples.items() if v is not None}
+        for name, column in self.samples.items():
+            if not isinstance(column, (list, tuple)) and not hasattr(
+                column, "__array__"
+            ):
+                raise ValueError(
+                    f"`x` must have columns, an entry a sample. Received: "
+                    f"{name!r} of {type(column)}"
+                )
         lengths = {name: len(column) for name, column in self.samples.items()}
         if len(set(lengths.values())) != 1:
             raise ValueError(

@@ -147,10 +147,10 @@ class VisorBackbone(VisorPresetMixin, keras_hub.models.Backbone):
         )
         check_layout(num_layers, **layout)
         cross_layers, self_layers, budgets = layout.values()
-        cross_attention_num_heads = cross_attention_num_heads or num_query_heads
-        cross_attention_num_key_value_heads = (
-            cross_attention_num_key_value_heads or num_key_value_heads
-        )
+        if cross_attention_num_heads is None:
+            cross_attention_num_heads = num_query_heads
+        if cross_attention_num_key_value_heads is None:
+            cross_attention_num_key_value_heads = num_key_value_heads
 
         # === Layers ===
         self.token_embedding = keras.layers.ReversibleEmbedding(
@@ -365,6 +365,10 @@ class VisorBackbone(VisorPresetMixin, keras_hub.models.Backbone):
         Returns:
             A tensor (batch, text_length, hidden_dim).
         """
+        # A functional model would; a call with a reducer comes by without.
+        inputs = {
+            name: ops.convert_to_tensor(value) for name, value in inputs.items()
+        }
         streams = self.embed(inputs, reducer)
         if "prompt_lengths" in inputs:
             streams = streams._replace(reader=inputs["prompt_lengths"] - 1)
@@ -766,4 +770,10 @@ def _patches_per_tile(vision_encoder):
     if isinstance(vision_encoder, keras_hub.models.SigLIPVisionEncoder):
         # Its symbolic output shape states one token too many.
         return vision_encoder.embedding.num_positions
-    return vision_encoder.output.shape[1]
+    patches = vision_encoder.output.shape[1]
+    if patches is None:
+        raise ValueError(
+            "`vision_encoder` must give a known number of features, (batch, "
+            f"features, width). Received: {vision_encoder.output.shape}"
+        )
+    return patches

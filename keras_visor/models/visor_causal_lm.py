@@ -1,7 +1,7 @@
 """The VISOR task: answers questions about pictures, and learns to."""
 
 import contextlib
-import math
+import functools
 import numbers
 import operator
 import warnings
@@ -136,24 +136,37 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
     def reducer(self, reducer: Reducer | None):
         self.backbone.check_reducer(reducer)
         self._reducer = reducer
+        is_training = self.train_function is not None
         # Programs that were compiled for another one.
         self.train_function = None
         self.test_function = None
         self.predict_function = None
+        if is_training:  # `fit`, which a callback may be part of, made it once.
+            self.make_train_function()
         self._tell_preprocessor()
 
     def _tell_preprocessor(self):
-        """How many budgets there are, and whether to say where a prompt ends.
+        """What this model wants of it, to be called by itself too.
 
-        Some reducers go by that. Told before each use, as models may share a
-        preprocessor; called by itself, it follows the one that told it last.
+        Models may share a preprocessor: it follows the one that told it last.
         """
         if self.preprocessor is not None:
-            reducer = getattr(self, "_reducer", None)
-            self.preprocessor.num_budgets = len(self.backbone.budgets)
-            self.preprocessor.gives_prompt_lengths = bool(
+            wanted = self._preprocessing()
+            self.preprocessor.num_budgets = wanted["num_budgets"]
+            self.preprocessor.gives_prompt_lengths = wanted["prompt_lengths"]
+
+    def _preprocessing(self):
+        """How many budgets there are, and whether to say where a prompt ends.
+
+        Some reducers go by that.
+        """
+        reducer = getattr(self, "_reducer", None)
+        return {
+            "num_budgets": len(self.backbone.budgets),
+            "prompt_lengths": bool(
                 reducer and reducer.rates_after(self.backbone.num_layers)
-            )
+            ),
+        }
 
     def call(self, inputs, training=None, mask=None):
         if self.reducer is None:
@@ -261,6 +274,8 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
                 batch, max_length, stop_token_ids, strip_prompt, budget, reducer
             )
             parts.append(part)
+        if not parts:
+            raise ValueError("`inputs` must hold a batch. Received: none")
         outputs, reports = zip(*parts, strict=True)
         if isinstance(outputs[0], dict):
             outputs = {
@@ -464,7 +479,10 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
                     return None
             else:
                 budget = named[budget]
-        budgets = np.asarray(budget)
+        try:
+            budgets = np.asarray(budget)
+        except ValueError:  # Lists of several lengths.
+            budgets = np.empty(0, object)
         if (
             budgets.dtype.kind not in "iu"
             or budgets.ndim > 1
@@ -510,6 +528,8 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
         """
         _check_max_length(max_length)
         reducer = self._resolve_reducer(reducer)
+        if self.preprocessor is None:
+            raise ValueError("Prompts and images need the preprocessor.")
         self._tell_preprocessor()
         max_length = max_length or self.preprocessor.sequence_length
         images = inputs.get("images") if isinstance(inputs, dict) else None
@@ -517,13 +537,11 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
         if "prompts" not in inputs or not any(
             isinstance(entry, EncodedImages) for entry in entries
         ):
-            return self.preprocessor.generation_batch(inputs, max_length)
+            return self._generation_batch(inputs, max_length)
         if isinstance(inputs["prompts"], str):
             inputs = {**inputs, "prompts": [inputs["prompts"]]}
         entries = self._encode(entries, reducer)
-        x = self.preprocessor.generation_batch(
-            {**inputs, "images": entries}, max_length
-        )
+        x = self._generation_batch({**inputs, "images": entries}, max_length)
         batch, length = x["vision_mask"].shape
         if len(entries) == 1:
             entries = entries * batch
@@ -536,6 +554,11 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
         x |= stack_sources(entries, length)
         _check_encoded(x, reducer)
         return x
+
+    def _generation_batch(self, inputs, max_length):
+        return self.preprocessor.generation_batch(
+            inputs, max_length, num_budgets=len(self.backbone.budgets)
+        )
 
     def encode(self, images) -> Any:
         """Encode images once, for many questions.
@@ -559,6 +582,8 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
         entries = list(images) if several else [images]
         if not entries or images is None:
             raise ValueError(f"`images` must hold an image. Received: {images}")
+        if self.preprocessor is None:
+            raise ValueError("`encode` needs the preprocessor, for pixels.")
         encoded = self._encode(entries, self.reducer)
         return encoded if several else encoded[0]
 
@@ -644,6 +669,7 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
         inputs = {
             name: ops.convert_to_numpy(value) for name, value in inputs.items()
         }
+        _check_encoded(inputs, self.reducer)
         return self.make_generate_function().route(inputs, self.reducer)
 
     # === Training ===
@@ -700,8 +726,9 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
             )
 
     def preprocess_samples(self, x, y=None, sample_weight=None):
-        self._tell_preprocessor()
-        return super().preprocess_samples(x, y, sample_weight)
+        if self.preprocessor is None:
+            return super().preprocess_samples(x, y, sample_weight)
+        return self.preprocessor(x, y, sample_weight, **self._preprocessing())
 
     def evaluate(
         self,
@@ -729,11 +756,17 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
         if reducer is own:
             yield
             return
+        functions = {
+            name: getattr(self, name)
+            for name in ("train_function", "test_function", "predict_function")
+        }
         self.reducer = reducer
         try:
             yield
         finally:
             self.reducer = own
+            for name, function in functions.items():
+                setattr(self, name, function)
 
     def predict(self, x=None, batch_size=None, **kwargs):
         """See `keras.Model.predict`: logits. For text, see `generate`."""
@@ -753,7 +786,9 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
             data = data[0]
         if isinstance(data, dict):
             return self.preprocessor is not None
-        return isinstance(data, keras.utils.PyDataset) or is_grain(data)
+        return isinstance(data, keras.utils.PyDataset) or (
+            is_grain(data) and keras.config.backend() == "tensorflow"
+        )
 
     def _preprocessed(self, data, batch_size, shuffle=False):
         if isinstance(data, tuple):
@@ -765,10 +800,13 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
                 )
         if data is not None and self.preprocessor is not None:
             self._tell_preprocessor()
+            preprocess = functools.partial(
+                self.preprocessor, **self._preprocessing()
+            )
             if hasattr(data, "map"):  # tf.data or grain.
-                data = data.map(self.preprocessor)
+                data = data.map(preprocess)
             else:
-                data = SampleBatches(data, self.preprocessor, batch_size)
+                data = SampleBatches(data, preprocess, batch_size)
         return for_training(data, shuffle)
 
 
@@ -782,15 +820,16 @@ def _check_fits(preprocessor, backbone):
     _, _, *tile, _ = backbone.input["images"].shape
     sizes = {
         "image_converter.tile_size": (converter.tile_size, tile[0]),
+        # No whole number where it has a class token.
         "image_converter.patches_per_side": (
             converter.patches_per_side,
-            math.isqrt(backbone.patches_per_tile),
+            backbone.patches_per_tile**0.5,
         ),
     }
     for name, (given, accepted) in sizes.items():
         if given != accepted:
             raise ValueError(
-                f"`preprocessor.{name}` must be {accepted}, as the vision "
+                f"`preprocessor.{name}` must be {accepted:g}, as the vision "
                 f"encoder has it. Received: {given}"
             )
     # One that is read from files has no vocabulary until then.
@@ -816,6 +855,11 @@ def _check_max_length(max_length):
 
 def _check_encoded(x, reducer):
     """A reducer may go by more than an `EncodedImages` holds."""
+    if "vision" not in x and "images" not in x and np.any(x["vision_mask"]):
+        raise ValueError(
+            "`inputs` must hold `images` or `vision`: of what `encode` gave, "
+            f"`prompt_inputs` makes the latter. Received: {sorted(x)}"
+        )
     if reducer is None or "vision" not in x:
         return
     if "vision_indices" not in x:

@@ -77,6 +77,10 @@ class VisorCausalLMPreprocessor(
             `images` (per prompt `None`, one image or a list) and optionally
             `budget` (an int a sample; the full one by default). Lists, NumPy
             arrays and, inside tf.data, tensors; batched, or one sample.
+        num_budgets: int. For this call. Defaults to `None`: the attribute.
+        prompt_lengths: bool. Whether x gets `prompt_lengths`, by which some
+            reducers go. Defaults to `None`: as the model wants that was told
+            last.
 
     Returns:
         `(x, y, sample_weight)`: the backbone's inputs, the next tokens and
@@ -124,18 +128,33 @@ class VisorCausalLMPreprocessor(
 
     # === Training ===
 
-    def call(self, x, y=None, sample_weight=None, sequence_length=None):
+    def call(
+        self,
+        x,
+        y=None,
+        sample_weight=None,
+        sequence_length=None,
+        num_budgets=None,
+        prompt_lengths=None,
+    ):
         if y is not None or sample_weight is not None:
             raise ValueError(
                 "Labels come from `responses`: pass `x` alone. Received: "
                 f"y={y}, sample_weight={sample_weight}"
             )
+        # Once: another model may tell this layer something else meanwhile.
+        options = {
+            "sequence_length": sequence_length or self.sequence_length,
+            "num_budgets": num_budgets or self.num_budgets,
+            "prompt_lengths": self.gives_prompt_lengths
+            if prompt_lengths is None
+            else prompt_lengths,
+        }
         if in_tf_function():
-            return self._call_in_tf_data(x, sequence_length)
-        return self._call_python(x, sequence_length)
+            return self._call_in_tf_data(x, **options)
+        return self._call_python(x, **options)
 
-    def _call_python(self, x, sequence_length=None):
-        sequence_length = sequence_length or self.sequence_length
+    def _call_python(self, x, sequence_length, num_budgets, prompt_lengths):
         columns, unbatched = _columns(x)
         if "responses" not in columns:
             raise ValueError(
@@ -147,7 +166,7 @@ class VisorCausalLMPreprocessor(
                 "Training encodes images itself: `images` must hold images. "
                 "Received: an `EncodedImages`"
             )
-        budget = self._budgets(columns)
+        budget = _budgets(columns, num_budgets)
         samples = self._convert(columns)
         for index, sample in enumerate(samples):
             # The last token is only ever predicted.
@@ -162,7 +181,7 @@ class VisorCausalLMPreprocessor(
             "padding_mask": mask[:, :-1].copy(),
             "text_positions": batch["text_positions"][:, :-1],
         }
-        if self.gives_prompt_lengths:
+        if prompt_lengths:
             lengths = [
                 len(sample.sequence.token_ids) - sample.response_length
                 for sample in samples
@@ -181,16 +200,22 @@ class VisorCausalLMPreprocessor(
             outputs = keras.tree.map_structure(lambda a: a[0], outputs)
         return outputs
 
-    def _call_in_tf_data(self, x, sequence_length):
+    def _call_in_tf_data(self, x, sequence_length, num_budgets, prompt_lengths):
         import tensorflow as tf
 
         names = dict(INPUTS)
-        if self.gives_prompt_lengths:
+        if prompt_lengths:
             names["prompt_lengths"] = (1, "int32")
         unbatched = tf.convert_to_tensor(x["prompts"]).shape.rank == 0
         x = dict(x)
         if isinstance(x.get("images"), tf.RaggedTensor):
             # Images of many sizes, as `ragged_batch` gives them.
+            if x["images"].shape.rank != 4:
+                raise ValueError(
+                    "`images` of many sizes must be one a prompt, (batch, "
+                    "height, width, 3). Received a ragged tensor of shape "
+                    f"{x['images'].shape}"
+                )
             heights = x["images"].row_lengths(axis=1)
             widths = tf.reduce_max(x["images"].row_lengths(axis=2), axis=1)
             x["sizes"] = tf.stack([heights, widths], axis=1)
@@ -205,14 +230,16 @@ class VisorCausalLMPreprocessor(
                         columns["images"], columns.pop("sizes"), strict=True
                     )
                 ]
-            inputs, y, weight = self._call_python(columns, sequence_length)
+            inputs, y, weight = self._call_python(
+                columns, sequence_length, num_budgets, prompt_lengths
+            )
             return *(inputs[name] for name in names), y, weight
 
         specs = {**names, "y": (2, "int32"), "weight": (2, "float32")}
         dtypes = [dtype for _, dtype in specs.values()]
         values = tf.numpy_function(run, list(x.values()), dtypes)
         # What the graph cannot see of the shapes, but the layers have to.
-        text = (sequence_length or self.sequence_length,)
+        text = (sequence_length,)
         tile_size = self.image_converter.tile_size
         known = {
             "images": (tile_size, tile_size, 3),
@@ -249,7 +276,11 @@ class VisorCausalLMPreprocessor(
         return self.generation_batch(x, sequence_length, sequence_length)
 
     def generation_batch(
-        self, x, limit: int, text_length: int | None = None
+        self,
+        x,
+        limit: int,
+        text_length: int | None = None,
+        num_budgets: int | None = None,
     ) -> dict:
         """What `generate_preprocess` does, with limit and length apart.
 
@@ -258,10 +289,11 @@ class VisorCausalLMPreprocessor(
             limit: int. The most text tokens that a prompt may have.
             text_length: int. Length to pad the text to. Defaults to `None`:
                 the bucket that fits the longest prompt, up to `limit`.
+            num_budgets: int. Defaults to `None`: `self.num_budgets`.
         """
         columns, _ = _columns(x)
         columns.pop("responses", None)
-        budget = self._budgets(columns)
+        budget = _budgets(columns, num_budgets or self.num_budgets)
         samples = self._convert(columns)
         lengths = [len(sample.sequence.token_ids) for sample in samples]
         for index, length in enumerate(lengths):
@@ -398,26 +430,28 @@ class VisorCausalLMPreprocessor(
                 "`sequence_length` (`max_length` in `generate`)."
             )
 
-    def _budgets(self, columns) -> np.ndarray:
-        count = len(columns["prompts"])
-        budget = np.asarray(columns.get("budget", self.num_budgets - 1))
-        if (
-            budget.shape not in ((), (count,))
-            or not np.issubdtype(budget.dtype, np.integer)
-            or not np.all((0 <= budget) & (budget < self.num_budgets))
-        ):
-            raise ValueError(
-                f"`budget` must hold an index from 0 to {self.num_budgets - 1} "
-                f"for each of the {count} prompts. Received: {budget.tolist()}"
-            )
-        return np.broadcast_to(budget, (count,)).astype("int32")
-
     def get_config(self):
         config = super().get_config()
         # What the base class adds around a text is in the chat template.
         del config["add_start_token"], config["add_end_token"]
         config["num_budgets"] = self.num_budgets
         return config
+
+
+def _budgets(columns: dict, num_budgets: int) -> np.ndarray:
+    """An index for each prompt, the full one where nothing is said."""
+    count = len(columns["prompts"])
+    budget = np.asarray(columns.get("budget", num_budgets - 1))
+    if (
+        budget.shape not in ((), (count,))
+        or not np.issubdtype(budget.dtype, np.integer)
+        or not np.all((0 <= budget) & (budget < num_budgets))
+    ):
+        raise ValueError(
+            f"`budget` must hold an index from 0 to {num_budgets - 1} "
+            f"for each of the {count} prompts. Received: {budget.tolist()}"
+        )
+    return np.broadcast_to(budget, (count,)).astype("int32")
 
 
 def _columns(x: Any) -> tuple[dict, bool]:

@@ -7,6 +7,7 @@ import keras_hub
 import numpy as np
 from PIL import Image
 
+from keras_visor.models.encoded_images import image_list
 from keras_visor.models.loader import VisorPresetMixin
 from keras_visor.models.visor_backbone import VisorBackbone
 from keras_visor.preprocessing.llava_onevision import image_tiles
@@ -40,8 +41,8 @@ class VisorImageConverter(VisorPresetMixin, keras_hub.layers.ImageConverter):
         **kwargs: Other arguments of `keras.layers.Layer`.
 
     Call arguments:
-        images: list of the images of one prompt: paths, PIL images, or arrays
-            (height, width[, 1, 3 or 4]).
+        images: list of the images of one prompt, or one image: paths, PIL
+            images, or arrays (height, width[, 1, 3 or 4]).
 
     Returns:
         A dict of
@@ -96,10 +97,10 @@ class VisorImageConverter(VisorPresetMixin, keras_hub.layers.ImageConverter):
         self.rescale_factor = rescale_factor
         self.resample = int(resample)
 
-    def call(self, images: Sequence) -> dict:
+    def call(self, images) -> dict:
         pictures = [
             to_rgb(image, name=f"images[{index}]")
-            for index, image in enumerate(images)
+            for index, image in enumerate(image_list(images))
         ]
         alone = len(pictures) == 1
         tiles, indices, weights = [], [], []

@@ -60,15 +60,14 @@ def reducer_from_text(text: str) -> Reducer:
     try:
         layers = [int(layer) for layer in layers.split(",")]
         if name == "fast_v":
-            (layer,) = layers
-            return FastV(rate, layer)
-        if name == "pyramid_drop":
-            return PyramidDrop(rate, layers)
+            (layers,) = layers
     except ValueError as error:
         raise ValueError(
             "A reducer's layers must be one index (fast_v) or ascending ones "
             f"with commas between (pyramid_drop). Received: {text!r}"
         ) from error
+    if name in ("fast_v", "pyramid_drop"):
+        return REDUCERS[name](rate, layers)
     raise ValueError(
         "Only fast_v and pyramid_drop take NAME:RATE:LAYERS, the others "
         f"NAME:RATE. Received: {text!r}"

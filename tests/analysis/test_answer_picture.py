@@ -83,6 +83,24 @@ def test_maps_refuse_less_than_a_base_tile():
         attention_maps({}, inputs, 2)
 
 
+def test_maps_refuse_a_prompt_without_an_image():
+    inputs = {
+        "padding_mask": np.ones((1, 3), bool),
+        "vision_image_ids": np.full((1, 4), -1),
+    }
+    with pytest.raises(ValueError, match="`inputs` must hold an image"):
+        attention_maps({}, inputs, 2)
+
+
+def test_maps_of_fewer_tokens_want_their_positions():
+    inputs = {
+        "padding_mask": np.ones((1, 3), bool),
+        "vision_image_ids": np.zeros((1, 5), int),
+    }
+    with pytest.raises(ValueError, match="`vision_positions` is.*4 of 5"):
+        attention_maps({2: np.zeros((1, 3, 4))}, inputs, 2)
+
+
 # === The picture ===
 
 

@@ -188,3 +188,8 @@ def test_bad_arguments():
     layer = VisorDecoderLayer(24, num_query_heads=3, num_key_value_heads=3)
     with pytest.raises(ValueError, match="3 heads, hidden width 16"):
         layer.build((1, 6, HIDDEN))
+    with pytest.raises(ValueError, match="1 head or more.*_heads=0"):
+        VisorDecoderLayer(24, num_query_heads=4, num_key_value_heads=0)
+    layer = VisorDecoderLayer(24, num_query_heads=16, num_key_value_heads=16)
+    with pytest.raises(ValueError, match="must be even.*1, of hidden width 16"):
+        layer.build((1, 6, HIDDEN))

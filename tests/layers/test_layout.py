@@ -73,6 +73,20 @@ def test_check_refuses(cross, self_attention, budgets, message):
 
 
 @pytest.mark.parametrize(
+    "cross, self_attention, budgets, message",
+    [
+        (0, [1], [[1]], "`cross_attention_layers` must hold a list.*0"),
+        ([0], 1, [[1]], "`self_attention_layers` must hold a list.*1"),
+        ([0], [1], 1, "`budgets` must hold lists.*1"),
+        ([0], [1], [1], "`budgets` must hold lists.*1"),
+    ],
+)
+def test_what_is_no_list_is_refused(cross, self_attention, budgets, message):
+    with pytest.raises(ValueError, match=message):
+        complete_layout(4, cross, self_attention, budgets)
+
+
+@pytest.mark.parametrize(
     "cross, self_attention, budgets, expected",
     [
         (None, None, None, ([], [0, 1, 2, 3], [[0, 1, 2, 3]])),

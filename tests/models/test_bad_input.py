@@ -107,6 +107,21 @@ def test_images_must_be_a_list_for_every_prompt(visor):
         visor.encode([])
 
 
+def test_without_the_preprocessor(visor, monkeypatch):
+    monkeypatch.setattr(visor, "_preprocessor", None)
+    with pytest.raises(ValueError, match="`encode` needs the preprocessor"):
+        visor.encode(IMAGE)
+    with pytest.raises(ValueError, match="need the preprocessor"):
+        visor.prompt_inputs([NONE])
+
+
+def test_nothing_to_answer(visor):
+    import tensorflow as tf
+
+    with pytest.raises(ValueError, match="`inputs` must hold a batch"):
+        visor.generate(tf.data.Dataset.from_tensor_slices([NONE]).take(0))
+
+
 def test_an_image_at_the_end(visor):
     prompt = "<|im_start|>user What is this? <image>"
     with pytest.raises(ValueError, match="must end in text.*index 0"):
@@ -200,6 +215,8 @@ def test_training_needs_responses_and_no_labels(visor):
             use(samples, np.zeros(1), verbose=0)
     with pytest.raises(ValueError, match="`responses`.*Received: 0"):
         visor.preprocessor({"prompts": [NONE], "responses": []})
+    with pytest.raises(ValueError, match="columns.*'budget' of .*int"):
+        visor.fit({**samples, "budget": 1}, verbose=0)
 
 
 def test_a_preprocessor_that_does_not_fit(visor):
@@ -226,7 +243,10 @@ def test_a_preprocessor_that_does_not_fit(visor):
 
 @pytest.mark.parametrize(
     "budget",
-    ["cheap", 3, -1, 0.5, True, None, [0, 3], [0, 1, 2], [[0, 1]], ["full", 0]],
+    [
+        *("cheap", 3, -1, 0.5, True, None),
+        *([0, 3], [0, 1, 2], [[0, 1]], [[0], [1, 2]], ["full", 0]),
+    ],
 )
 def test_an_unknown_budget(visor, budget):
     with pytest.raises(ValueError, match="`budget` must .*Received"):
@@ -296,5 +316,10 @@ def test_a_sampler_of_many_answers(visor):
 
 
 def test_routing_takes_preprocessed_inputs(visor):
+    samples = {"prompts": [ONE], "images": [IMAGE]}
     with pytest.raises(ValueError, match="preprocessed.*'images', 'prompts'"):
-        visor.route({"prompts": [ONE], "images": [IMAGE]})
+        visor.route(samples)
+    inputs = visor.preprocessor.generate_preprocess(samples)
+    del inputs["images"]
+    with pytest.raises(ValueError, match="`inputs` must hold `images` or"):
+        visor.route(inputs)

@@ -17,6 +17,7 @@ from samples import question
 from torch.nn import functional as F
 
 from keras_visor import VisorCausalLM
+from keras_visor import VisorCausalLMPreprocessor
 from keras_visor.checkpoints.name_map import weight_map
 
 BACKEND = keras.config.backend()
@@ -331,6 +332,48 @@ def test_images_of_many_sizes_in_tf_data(standing):
     )
 
 
+def test_ragged_images_of_one_prompt_are_refused(standing):
+    import tensorflow as tf
+
+    images = tf.ragged.constant([[[[[0] * 3]]], [[[[0] * 3]] * 2]], 4)
+    samples = {"prompts": ["a", "b"], "responses": ["c", "d"], "images": images}
+    dataset = tf.data.Dataset.from_tensors(samples)
+    with pytest.raises(ValueError, match="one a prompt.*Received a ragged"):
+        dataset.map(standing.preprocessor)
+
+
+def test_epochs_of_grain(standing, expected_loss, recwarn):
+    """Keras would take the second one for empty, or warn of it."""
+    history = standing.fit(
+        grain_dataset(), epochs=2, steps_per_epoch=2, verbose=0
+    ).history
+    np.testing.assert_allclose(history["loss"], [expected_loss] * 2, rtol=1e-5)
+    standing.fit(grain_dataset(), epochs=2, verbose=0)
+    assert not [each for each in recwarn if "ran out of data" in str(each)]
+
+
+def test_a_shared_preprocessor_is_used_meanwhile(small_directory, monkeypatch):
+    """Another model's number of budgets does not get into the training."""
+    lm = load(small_directory)
+    lm.compile(optimizer=keras.optimizers.SGD(0.0))
+    other = VisorCausalLM.from_preset(small_directory, budgets=[[1]])
+    other.preprocessor = lm.preprocessor
+    budgets = []
+    convert = VisorCausalLMPreprocessor._call_python
+
+    def noted(*arguments, **options):
+        # What the other model says comes in between.
+        other.prompt_inputs([question("How many rows?", 0)])
+        x, y, sample_weight = convert(*arguments, **options)
+        budgets.extend(x["budget"].tolist())
+        return x, y, sample_weight
+
+    monkeypatch.setattr(VisorCausalLMPreprocessor, "_call_python", noted)
+    samples = {n: c for n, c in SAMPLES.items() if n != "budget"}
+    lm.fit(samples, batch_size=2, epochs=2, verbose=0)
+    assert set(budgets) == {1}
+
+
 # === Learning ===
 
 
@@ -442,7 +485,9 @@ def tensorflow_program(lm, jit_compile):
     weight = tf.TensorSpec([None, None], "float32")
 
     @tf.function(
-        jit_compile=jit_compile, input_signature=[shapes, labels, weight]
+        jit_compile=jit_compile,
+        input_signature=[shapes, labels, weight],
+        autograph=False,
     )
     def program(inputs, labels, sample_weight):
         with tf.GradientTape() as tape:

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from samples import picture
 
 from keras_visor import VisorImageConverter
 
@@ -17,6 +18,15 @@ def test_pinpoints_must_be_whole_tiles(pinpoints, unfit):
         VisorImageConverter(
             tile_size=28, patches_per_side=4, grid_pinpoints=pinpoints
         )
+
+
+def test_one_array_is_one_image():
+    """And not as many grey ones as it has rows."""
+    converter = VisorImageConverter(28, 4)
+    image = picture(24, 50)
+    one, several = converter(image), converter([image])
+    assert one["image_lengths"] == several["image_lengths"]
+    np.testing.assert_array_equal(one["images"], several["images"])
 
 
 def test_a_bad_image_is_named():

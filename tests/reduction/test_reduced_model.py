@@ -68,7 +68,7 @@ def test_answers(lm, reducer):
     assert routed.argmax(axis=-1).tolist() == report["budget"].tolist()
     inputs = preprocess(lm, batch(budget=report["budget"].tolist()))
     for answer, token in zip(answers, first_tokens(lm, inputs), strict=True):
-        assert answer.startswith(token)
+        assert answer.startswith(token) and bool(answer) == bool(token)
     encoded = lm.encode([SAMPLES[name][1] for name in IMAGES])
     samples = {**batch(IMAGES), "images": encoded}
     assert ask(lm, samples) == answers[:2]
@@ -116,6 +116,7 @@ def test_nothing_compiles_twice(lm):
     programs = lm.make_generate_function().programs
     ask(lm, batch(), reducer=reduction.UniformChoice(0.4), budget=1)
     compiled = programs.num_compiled
+    assert (compiled > 0) == programs.compiles
     ask(lm, batch(), reducer=reduction.UniformChoice(0.4), budget=1)
     assert programs.num_compiled == compiled
 
@@ -177,6 +178,28 @@ def test_training_with_a_reducer_for_one_call(small_directory):
     assert loss != pytest.approx(without)
     (first,) = lm.fit(TRAINING, reducer=reducer, **OPTIONS).history["loss"]
     assert first == pytest.approx(loss, abs=1e-5) and lm.reducer is None
+
+
+def test_the_reducer_changes_while_training(small_directory):
+    """In a callback, for one call and for good."""
+    lm = VisorCausalLM.from_preset(small_directory)
+    lm.compile(optimizer=keras.optimizers.SGD(0.0))
+    without = lm.evaluate(TRAINING, **OPTIONS)[0]
+    reducer = reduction.AveragePooling(0.5)
+    losses = []
+
+    class Changes(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            losses.append(lm.evaluate(TRAINING, reducer=None, **OPTIONS)[0])
+            if epoch == 1:
+                lm.reducer = None
+
+    lm.reducer = reducer
+    history = lm.fit(TRAINING, epochs=4, callbacks=[Changes()], **OPTIONS)
+    np.testing.assert_allclose(losses, [without] * 4, rtol=1e-5)
+    losses = history.history["loss"]
+    np.testing.assert_allclose(losses[2:], [without] * 2, rtol=1e-5)
+    assert losses[0] == losses[1] != pytest.approx(without)
 
 
 # === Bad input, refused before any work ===

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import reference as ref
 import torch
+from keras import ops
 from model_checks import batch
 from model_checks import check_rows
 from model_checks import outputs
@@ -120,7 +121,7 @@ def check(lm, model, reducer, rates, budget):
     )
     for answer, logits in zip(answers, expected, strict=True):
         token = lm.preprocessor.tokenizer.detokenize([int(logits[-1].argmax())])
-        assert answer.startswith(token)
+        assert answer.startswith(token) and bool(answer) == bool(token)
 
 
 @pytest.mark.parametrize(
@@ -134,6 +135,13 @@ def check(lm, model, reducer, rates, budget):
 def test_dense(dense_directory, dense_reference, reducer, rates):
     lm = VisorCausalLM.from_preset(dense_directory)
     check(lm, dense_reference, reducer, rates, budget=0)
+
+
+def test_inputs_can_be_numpy_arrays(dense_directory):
+    lm = VisorCausalLM.from_preset(dense_directory, reducer=FastV(0.2))
+    inputs = preprocess(lm, batch(["one image"]))
+    logits = ops.convert_to_numpy(lm(inputs))
+    np.testing.assert_allclose(logits, outputs(lm, inputs), atol=1e-5)
 
 
 @pytest.mark.parametrize("budget", [0, 2])
