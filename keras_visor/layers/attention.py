@@ -250,11 +250,11 @@ def _attend_causal(query, keys, values):
     return ops.concatenate(attended, axis=1)
 
 
-def _are_few_scores(query_length, *key_lengths):
+def _are_few_scores(query_length, key_length):
     """Unknown lengths, as TensorFlow has them while tracing, count as few."""
-    if None in (query_length, *key_lengths):
+    if query_length is None or key_length is None:
         return True
-    return query_length * sum(key_lengths) <= FEW_SCORES
+    return query_length * key_length <= FEW_SCORES
 
 
 def _reorder(tokens, order):

@@ -10,6 +10,7 @@ from keras_visor.layers.attention import attention_weights
 from keras_visor.layers.attention import make_view
 from keras_visor.layers.decoder_layer import VisorDecoderLayer
 from keras_visor.layers.projections import normalize
+from keras_visor.layers.streams import Streams
 
 
 @keras.saving.register_keras_serializable("keras_visor")
@@ -89,13 +90,13 @@ class VisorSelfAttentionGate(VisorDecoderLayer):
             enabled = False
         else:
             vision_mask = as_mask(vision_positions, vision_mask)
-        streams = (
-            text,
-            vision,
-            text_positions,
-            vision_positions,
-            text_mask,
-            vision_mask,
+        streams = Streams(
+            text=text,
+            text_positions=text_positions,
+            text_mask=text_mask,
+            vision=vision,
+            vision_positions=vision_positions,
+            vision_mask=vision_mask,
         )
         if not isinstance(enabled, bool):
             if return_cache or last_only:
@@ -103,7 +104,7 @@ class VisorSelfAttentionGate(VisorDecoderLayer):
                     "`return_cache=True` and `last_only=True` need `enabled` "
                     f"to be a Python bool. Received: enabled={enabled}"
                 )
-            return self._switched(enabled, refine_vision, *streams)
+            return self._switched(streams, enabled, refine_vision)
         if enabled and refine_vision and last_only:
             raise ValueError(
                 "`last_only=True` needs `refine_vision=False` where the layer "
@@ -111,7 +112,7 @@ class VisorSelfAttentionGate(VisorDecoderLayer):
             )
         if enabled:
             text, vision, text_cache, vision_cache = self._joint(
-                refine_vision, last_only, *streams, joint_rotation
+                streams, refine_vision, last_only, joint_rotation
             )
         else:
             text, text_cache = super().call(
@@ -127,22 +128,17 @@ class VisorSelfAttentionGate(VisorDecoderLayer):
             return text, vision, text_cache, vision_cache
         return text, vision
 
-    def _joint(
-        self,
-        refine_vision,
-        last_only,
-        text,
-        vision,
-        text_positions,
-        vision_positions,
-        text_mask,
-        vision_mask,
-        rotation=None,
-    ):
+    def _joint(self, streams, refine_vision, last_only=False, rotation=None):
+        text, vision = streams.text, streams.vision
         length = ops.shape(vision)[1]
         tokens = ops.concatenate([vision, text], axis=1)
-        positions = ops.concatenate([vision_positions, text_positions], axis=1)
-        mask = ops.concatenate([vision_mask, text_mask], axis=1)
+        positions, mask = (
+            ops.concatenate(pair, axis=1)
+            for pair in (
+                [streams.vision_positions, streams.text_positions],
+                [streams.vision_mask, streams.text_mask],
+            )
+        )
         rotation = rotation or self.make_rotation(positions)
         normed = normalize(self.input_norm, tokens)
         keys, values = self.project_keys_values(normed, rotation)
@@ -161,41 +157,27 @@ class VisorSelfAttentionGate(VisorDecoderLayer):
             (keys[:, :length], values[:, :length]),
         )
 
-    def _switched(
-        self,
-        enabled,
-        refine_vision,
-        text,
-        vision,
-        text_positions,
-        vision_positions,
-        text_mask,
-        vision_mask,
-    ):
+    def _switched(self, streams, enabled, refine_vision):
+        text, vision = streams.text, streams.vision
         enabled = ops.cast(enabled, "bool")
 
         def joint():
             # Text of a sample that is off sees no visual token, which makes
             # the joint layer text-only for it.
-            seen = ops.logical_and(vision_mask, ops.expand_dims(enabled, 1))
+            seen = ops.logical_and(
+                streams.vision_mask, ops.expand_dims(enabled, 1)
+            )
             new_text, new_vision, _, _ = self._joint(
-                refine_vision,
-                False,
-                text,
-                vision,
-                text_positions,
-                vision_positions,
-                text_mask,
-                seen,
+                streams._replace(vision_mask=seen), refine_vision
             )
             on = ops.reshape(enabled, (-1, 1, 1))
             return new_text, ops.where(on, new_vision, vision)
 
         def text_only():
-            return (
-                VisorDecoderLayer.call(self, text, text_positions, text_mask),
-                vision,
+            new_text = VisorDecoderLayer.call(
+                self, text, streams.text_positions, streams.text_mask
             )
+            return new_text, vision
 
         if None in (*text.shape, *vision.shape):
             # Only while TensorFlow traces for any length. XLA cannot compile
