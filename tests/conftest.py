@@ -12,7 +12,8 @@ from keras_visor import VisorCausalLM
 # they come. Read when the first program is compiled.
 os.environ.setdefault(
     "XLA_FLAGS",
-    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
+    "--xla_cpu_parallel_codegen_split_count=1",
 )
 
 if keras.config.backend() == "tensorflow":
