@@ -4,7 +4,6 @@ from functools import cached_property
 
 import keras
 import numpy as np
-from peers import Transformers
 
 import keras_visor
 
@@ -43,6 +42,9 @@ class Models:
 
     @cached_property
     def transformers(self):
+        # Imported where it is wanted: it takes memory, and seconds.
+        from peers import Transformers
+
         return Transformers(self.directory)
 
     @property

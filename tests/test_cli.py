@@ -91,6 +91,11 @@ def preset_with_policy(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def lm(preset):
+    return keras_visor.VisorCausalLM.from_preset(preset)
+
+
+@pytest.fixture(scope="module")
 def image(tmp_path_factory):
     path = tmp_path_factory.mktemp("images") / "picture.png"
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), "uint8")
@@ -144,7 +149,7 @@ def table_rows(output):
         ("full", 2, "self-attention on at 1, 4"),
     ],
 )
-def test_ask(capsys, preset, image, budget, index, layers):
+def test_ask(capsys, preset, lm, image, budget, index, layers):
     assert (
         main(["ask", image, QUESTION, "--preset", preset, "--budget", budget])
         == 0
@@ -159,7 +164,7 @@ def test_ask(capsys, preset, image, budget, index, layers):
         "time",
     ]
     assert printed["question"] == QUESTION
-    answer = keras_visor.VisorCausalLM.from_preset(preset).generate(
+    answer = lm.generate(
         {"prompts": QUESTION, "images": image},
         strip_prompt=True,
         budget=index,
@@ -194,7 +199,7 @@ def test_ask_lets_the_policy_choose(capsys, preset_with_policy, image):
     assert printed.endswith("; chosen by the policy")
 
 
-def test_ask_with_fewer_visual_tokens(capsys, preset, image, tmp_path):
+def test_ask_with_fewer_visual_tokens(capsys, preset, lm, image, tmp_path):
     path = str(tmp_path / "out.png")
     words = ["ask", image, QUESTION, "--preset", preset, "--budget", "1"]
     words += ["--reduce", "vision_zip:0.25", "--picture", path]
@@ -207,7 +212,6 @@ def test_ask_with_fewer_visual_tokens(capsys, preset, image, tmp_path):
     )
     sparse = flops(length, VISION_TOKENS // 4, 1)
     assert printed["FLOPs"].startswith(f"{sparse / 1e6:.2f} MFLOP to read")
-    lm = keras_visor.VisorCausalLM.from_preset(preset)
     answer = lm.generate(
         {"prompts": QUESTION, "images": image},
         strip_prompt=True,

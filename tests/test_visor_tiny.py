@@ -35,8 +35,10 @@ def run_script(monkeypatch, name, arguments):
 
 def test_training(monkeypatch, tmp_path, capsys):
     """Goes on where it stopped, and what it writes can be loaded."""
-    # The second time with a process that makes batches.
-    for steps in (1, 2):
+    import route
+
+    def train(steps):
+        # The second time with a process that makes batches.
         run_script(
             monkeypatch,
             "train.py",
@@ -45,6 +47,15 @@ def test_training(monkeypatch, tmp_path, capsys):
             f"--run {tmp_path / 'run'} "
             f"--output {tmp_path / 'out'}",
         )
+
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(route, "route", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(steps=1)
+    train(steps=2)
     assert "going on after step 1" in capsys.readouterr().out
     training = json.loads((tmp_path / "out" / "training.json").read_text())
     assert training["schedule"]["steps"] == 2

@@ -2,17 +2,18 @@
 
 The universal model again, a model for each single budget, and one with more
 cross-attention and no self-attention: same pictures, same losses, same steps,
-all on from the shipped weights (`controls.json`: from an earlier stage's, see
-`history.md`).
+all on from the shipped weights (`controls.json`: but for the dense one from an
+earlier stage's, see `history.md`). The dense model, of which those weights know
+too little, has more steps.
 
     KERAS_BACKEND=torch python examples/visor_tiny/controls.py
 
-And, with the dense model, of which the shipped weights know too little, all of
-them from nothing, on more steps:
+And all of them from nothing, on more steps:
 
     KERAS_BACKEND=torch python examples/visor_tiny/controls.py --from-nothing
 
-Their weights are not kept. What they reach on the test questions of `make
+Weights are not kept, but for the dense one's, `dense_control`, on which
+`reduced_controls.py` goes on. What they reach on the test questions of `make
 claims` goes to `controls.json` and `controls_from_nothing.json`, with their
 seeds. Started again, a training goes on from its last checkpoint.
 """
@@ -43,6 +44,7 @@ from keras_visor.training.files import write_whole
 
 FOLDER = pathlib.Path(__file__).parent
 START = "visor_tiny_en"
+DENSE_PRESET = "dense_control"
 SCHEDULE = Schedule(
     steps=150, learning_rate=2e-3, decay=0.7, seed=5, dtype="float32"
 )
@@ -94,6 +96,8 @@ def run_control(name, from_nothing, folder, workers):
         reads=not from_nothing,
         workers=workers,
     )
+    if name == "dense" and not from_nothing:
+        lm.save_to_preset(str(FOLDER / DENSE_PRESET))
     record = {
         "schedule": dataclasses.asdict(schedule) | {"full": full},
         "minutes": round(minutes, 1),

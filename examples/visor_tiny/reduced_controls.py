@@ -8,7 +8,7 @@ the test questions of `make claims` goes to `reduced_controls.json`.
 
     KERAS_BACKEND=torch python examples/visor_tiny/reduced_controls.py dense
 
-Needs the run of `controls.py dense`, and goes on like it. Names of reducers
+Started again, a training goes on from its last checkpoint. Names of reducers
 after the control's train with those alone.
 """
 
@@ -19,6 +19,7 @@ import json
 import pathlib
 
 import keras
+from controls import DENSE_PRESET
 from controls import FOLDER
 from controls import ROUTING_SAMPLES
 from controls import SCHEDULE
@@ -27,7 +28,6 @@ from controls import write_record
 from model import all_budgets
 from route import route
 from schedule import Universal
-from schedule import load_trained
 from schedule import train
 from scoreboard import measure
 from scoreboard import measure_auto
@@ -99,7 +99,9 @@ def run_reduced(name, reducer_name, reducer, run, workers):
         lm = with_budgets(shipped, all_budgets())
         lm.reducer = reducer
     else:
-        lm = load_trained(run / name, REDUCED.dtype, reducer=reducer)
+        lm = VisorCausalLM.from_preset(
+            str(FOLDER / DENSE_PRESET), dtype=REDUCED.dtype, reducer=reducer
+        )
     # What can answer already goes on at all budgets.
     draw_budget = Universal(len(lm.backbone.budgets), full_steps=0)
     lm, minutes = train(

@@ -181,7 +181,7 @@ def test_readme_figures():
     memory = best("memory", visual_tokens=7_371)
     assert f"takes {memory:.1f} times less memory above" in prose
     step = best("train_step", "universal", "of_dense", min)
-    assert f"takes {step:.2f} of the dense one's time" in prose
+    assert f"takes {step:.2f} of the time that our dense model's takes" in prose
     first = best("end_to_end", visual_tokens=7_371)
     assert f"to the first token VISOR is {first:.1f} times as fast" in prose
     five = best("end_to_end", "minimal, five questions", visual_tokens=7_371)

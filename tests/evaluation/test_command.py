@@ -3,6 +3,7 @@ import re
 import runpy
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
@@ -89,6 +90,9 @@ def test_pope(tmp_path, data_dir, capsys):
     assert "other settings" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(
+    keras.config.backend() != "torch", reason="the command is plain Python"
+)
 def test_every_data_set(tmp_path, capsys):
     """As published, all five of them in one table."""
     manual = tmp_path / "data" / "downloads" / "manual"

@@ -87,7 +87,11 @@ def test_encoded_images_train_alike(load_small, samples):
     np.testing.assert_allclose(*logits, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+# Seeds put the batches in another order, elsewhere in the same way.
+SEEDS = [0, 1, 2] if keras.config.backend() == "torch" else [0]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_batches_of_every_kind(load_small, samples, seed):
     """Encoded or not, without an image, longer, larger: one of them ends."""
     lm = with_policy(load_small(), hidden_dim=8)
