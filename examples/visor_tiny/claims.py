@@ -175,27 +175,6 @@ def held_out_rows(preset):
     ]
 
 
-def shipped_record(lm, measured):
-    """What the shipped model reaches, as records of controls have it."""
-
-    def scores(found, flops):
-        return {
-            "flops_vs_dense": flops.mean() / measured.dense_flops.mean(),
-            **{g: found[measured.groups == g].mean() for g in GROUPS},
-        }
-
-    columns = zip(
-        lm.backbone.budgets, measured.scores.T, measured.flops.T, strict=True
-    )
-    return {
-        "minutes": None,  # Of eight stages: history.md.
-        "budgets": {str(b): scores(*found) for b, *found in columns},
-        "auto": scores(
-            measured.auto(measured.scores), measured.auto(measured.flops)
-        ),
-    }
-
-
 def family_rows(lm, measured):
     layers = np.array([len(budget) for budget in lm.backbone.budgets])
     rows = []
@@ -286,9 +265,9 @@ def main():
         **{f"auto_{g}": share(auto, g) for g in GROUPS[:2]},
         "auto_flops_vs_dense": 1 / measured.auto_saving(GROUPS[:2]),
         "auto_coarse_flops_vs_dense": 1 / measured.auto_saving(GROUPS[:1]),
+        **control_claims(controls, from_nothing, reduced),
+        "seconds_to_answer": seconds_to_answer(),
     }
-    claims |= control_claims(controls, reduced, claims)
-    claims["seconds_to_answer"] = seconds_to_answer()
     draw_tradeoff(lm, measured, out / "tradeoff.png")
     budgets = list(map(str, lm.backbone.budgets))
     report = [
@@ -331,26 +310,15 @@ def main():
         report += [
             "## Controls that go on from trained weights",
             "Those of which stage, history.md says. The universal model's "
-            "worst gap is to these; the dense one, which trained longest, is "
-            "compared with the shipped model.",
+            "worst gap is to these and to the dense control from nothing.",
             table(header, control_rows(controls)),
         ]
-    if reduced:
-        # Beside the shipped model, of which "auto" is a point too.
-        compared = {"shipped": shipped_record(lm, measured)}
-        compared |= {"dense": controls["dense"]} if "dense" in controls else {}
-        draw_pareto(compared | reduced, out / "pareto.png")
-        report += [
-            "## Token reduction",
-            "The dense control with each reducer, at what auto costs and at "
-            "half of that, and the shipped model on pooled tokens.",
-            "![Accuracy against FLOPs of all of them](pareto.png)",
-            table(header, control_rows(compared | reduced)),
-        ]
     if from_nothing:
+        draw_pareto(from_nothing | reduced, out / "pareto.png")
         report += [
             "## Controls from nothing",
-            table(header, control_rows(from_nothing)),
+            "![Accuracy against FLOPs of all of them](pareto.png)",
+            table(header, control_rows(from_nothing | reduced)),
         ]
     (out / "claims.md").write_text("\n\n".join(report) + "\n")
     (out / "claims.json").write_text(json.dumps(claims, indent=2) + "\n")

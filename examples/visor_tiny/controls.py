@@ -2,18 +2,17 @@
 
 The universal model again, a model for each single budget, and one with more
 cross-attention and no self-attention: same pictures, same losses, same steps,
-all on from the shipped weights (`controls.json`: but for the dense one from an
-earlier stage's, see `history.md`). The dense model, of which those weights know
-too little, has more steps.
+all on from the shipped weights (`controls.json`: from an earlier stage's, see
+`history.md`).
 
     KERAS_BACKEND=torch python examples/visor_tiny/controls.py
 
-And all of them from nothing, on more steps:
+And, with the dense model, of which the shipped weights know too little, all of
+them from nothing, on more steps:
 
     KERAS_BACKEND=torch python examples/visor_tiny/controls.py --from-nothing
 
-Weights are not kept, but for the dense one's, `dense_control`, on which
-`reduced_controls.py` goes on. What they reach on the test questions of `make
+Their weights are not kept. What they reach on the test questions of `make
 claims` goes to `controls.json` and `controls_from_nothing.json`, with their
 seeds. Started again, a training goes on from its last checkpoint.
 """
@@ -44,12 +43,9 @@ from keras_visor.training.files import write_whole
 
 FOLDER = pathlib.Path(__file__).parent
 START = "visor_tiny_en"
-DENSE_PRESET = "dense_control"
 SCHEDULE = Schedule(
     steps=150, learning_rate=2e-3, decay=0.7, seed=5, dtype="float32"
 )
-# Most of its layers have never seen a visual token.
-DENSE = dataclasses.replace(SCHEDULE, steps=600, learning_rate=3e-3, decay=0.6)
 FROM_NOTHING = Schedule(steps=1000, vision_steps=1000)
 # The share of those steps, at the start, that run the full budget alone.
 FULL = 0.3
@@ -76,9 +72,7 @@ LAYOUTS = {
 
 def run_control(name, from_nothing, folder, workers):
     """Train a control and measure it."""
-    schedule = DENSE if name == "dense" else SCHEDULE
-    if from_nothing:
-        schedule = FROM_NOTHING
+    schedule = FROM_NOTHING if from_nothing else SCHEDULE
     keras.utils.set_random_seed(schedule.seed)
     if from_nothing:
         lm = make_model(WORDS, LAYOUTS[name], schedule.dtype)
@@ -96,8 +90,6 @@ def run_control(name, from_nothing, folder, workers):
         reads=not from_nothing,
         workers=workers,
     )
-    if name == "dense" and not from_nothing:
-        lm.save_to_preset(str(FOLDER / DENSE_PRESET))
     record = {
         "schedule": dataclasses.asdict(schedule) | {"full": full},
         "minutes": round(minutes, 1),
@@ -128,13 +120,14 @@ def main():
     )
     arguments = parser.parse_args()
     from_nothing, folder = arguments.from_nothing, arguments.run
-    unknown = set(arguments.names) - set(LAYOUTS)
+    known = [name for name in LAYOUTS if name != "dense" or from_nothing]
+    unknown = set(arguments.names) - set(known)
     if unknown:
-        parser.error(f"NAME must be of {list(LAYOUTS)}: {sorted(unknown)}")
+        parser.error(f"NAME must be of {known}: {sorted(unknown)}")
     kind = "controls"
     if from_nothing:
         kind, folder = "controls_from_nothing", folder / "from_nothing"
-    for name in arguments.names or LAYOUTS:
+    for name in arguments.names or known:
         record = run_control(name, from_nothing, folder, arguments.workers)
         write_record(FOLDER / f"{kind}.json", name, record)
 

@@ -1,15 +1,15 @@
 """Train controls a little longer on what token reducers leave.
 
-The dense control with each reducer, at rates at which it costs what "auto"
-costs the shipped model, and half of that; and the shipped, universal model on
-pooled tokens (VISOR-TR), with a policy of its own: same pictures, same losses,
+The dense control from nothing with each reducer, at rates at which it costs
+what "auto" costs the universal control, and half of that; and the universal
+control from nothing on pooled tokens (VISOR-TR): same pictures, same losses,
 same steps, which what they are compared with has not had. What they reach on
 the test questions of `make claims` goes to `reduced_controls.json`.
 
     KERAS_BACKEND=torch python examples/visor_tiny/reduced_controls.py dense
 
-Started again, a training goes on from its last checkpoint. Names of reducers
-after the control's train with those alone.
+Needs the runs of `controls.py --from-nothing`, and goes on like it. Names of
+reducers after the control's train with those alone.
 """
 
 import argparse
@@ -19,26 +19,19 @@ import json
 import pathlib
 
 import keras
-from controls import DENSE_PRESET
 from controls import FOLDER
-from controls import ROUTING_SAMPLES
 from controls import SCHEDULE
-from controls import START
 from controls import write_record
-from model import all_budgets
-from route import route
+from model import make_model
+from model import universal_layout
 from schedule import Universal
+from schedule import load_trained
 from schedule import train
 from scoreboard import measure
-from scoreboard import measure_auto
+from supervision import WORDS
 
-from keras_visor import VisorBackbone
-from keras_visor import VisorCausalLM
 from keras_visor import reduction
 from keras_visor.analysis import count_flops
-from keras_visor.training import with_budgets
-
-REDUCED = dataclasses.replace(SCHEDULE, steps=100)
 
 # Functions from a rate to a reducer.
 REDUCERS = {
@@ -79,9 +72,10 @@ def reducers_of(name):
     """Reducers by name, to train the control `name` with."""
     if name == "universal":
         return POOLING
-    claims = json.loads((FOLDER / "claims" / "claims.json").read_text())
-    auto = claims["auto_flops_vs_dense"]
-    backbone = VisorBackbone.from_preset(START, load_weights=False)
+    path = FOLDER / "controls_from_nothing.json"
+    controls = json.loads(path.read_text())
+    auto = controls["universal"]["auto"]["flops_vs_dense"]
+    backbone = make_model(WORDS, universal_layout()).backbone
     return POOLING | {
         f"{reducer}_{amount}": found
         for amount, share in (("auto", auto), ("half", auto / 2))
@@ -93,30 +87,18 @@ def reducers_of(name):
 def run_reduced(name, reducer_name, reducer, run, workers):
     """Train a control with a reducer and measure it."""
     folder = run / f"{name}_{reducer_name}"
-    keras.utils.set_random_seed(REDUCED.seed)
-    if name == "universal":
-        shipped = VisorCausalLM.from_preset(START, dtype=REDUCED.dtype)
-        lm = with_budgets(shipped, all_budgets())
-        lm.reducer = reducer
-    else:
-        lm = VisorCausalLM.from_preset(
-            str(FOLDER / DENSE_PRESET), dtype=REDUCED.dtype, reducer=reducer
-        )
+    keras.utils.set_random_seed(SCHEDULE.seed)
+    lm = load_trained(run / name, SCHEDULE.dtype, reducer=reducer)
     # What can answer already goes on at all budgets.
     draw_budget = Universal(len(lm.backbone.budgets), full_steps=0)
     lm, minutes = train(
-        lm, REDUCED, draw_budget, folder, reads=True, workers=workers
+        lm, SCHEDULE, draw_budget, folder, reads=True, workers=workers
     )
-    auto = {}
-    if name == "universal":
-        lm, _ = route(lm, ROUTING_SAMPLES, folder / "routing", REDUCED.seed)
-        auto = {"auto": measure_auto(lm, folder / "scores")}
     return {
         "reducer": repr(reducer),
-        "schedule": dataclasses.asdict(REDUCED),
+        "schedule": dataclasses.asdict(SCHEDULE),
         "minutes": round(minutes, 1),
         "budgets": measure(lm, folder / "scores"),
-        **auto,
     }
 
 
@@ -138,7 +120,7 @@ def main():
             arguments.name,
             reducer_name,
             known[reducer_name],
-            arguments.run,
+            arguments.run / "from_nothing",
             arguments.workers,
         )
         path = FOLDER / "reduced_controls.json"

@@ -157,10 +157,14 @@ def train(
             record = {"done": done, "seconds": seconds}
             write_whole(progress, json.dumps(record))
     lm.save_to_preset(str(run / "trained"))
-    trained = keras_visor.VisorCausalLM.from_preset(
-        str(run / "trained"), dtype="float32"
+    return load_trained(run, "float32"), seconds / 60
+
+
+def load_trained(run, dtype, **arguments):
+    """What `train` has left in the folder `run`."""
+    return keras_visor.VisorCausalLM.from_preset(
+        str(run / "trained"), dtype=dtype, **arguments
     )
-    return trained, seconds / 60
 
 
 def learn_to_read(lm, labels, schedule, folder, made_ahead):

@@ -47,8 +47,10 @@ def image_list(entry: Any) -> Sequence | EncodedImages:
         return list(entry)
     if isinstance(entry, bytes):  # A path that went through NumPy.
         return [os.fsdecode(entry)]
-    if isinstance(entry, np.ndarray) and (
-        entry.ndim == 4 or entry.dtype.kind in "OSU" and entry.ndim == 1
+    if getattr(entry, "ndim", 0) == 4 or (
+        isinstance(entry, np.ndarray)
+        and entry.dtype.kind in "OSU"
+        and entry.ndim == 1
     ):
         return [image for one in entry for image in image_list(one)]
     return [entry]

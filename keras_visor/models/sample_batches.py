@@ -53,9 +53,7 @@ class SampleBatches(keras.utils.PyDataset):
         super().__init__()
         self.samples = {k: v for k, v in samples.items() if v is not None}
         for name, column in self.samples.items():
-            if not isinstance(column, (list, tuple)) and not hasattr(
-                column, "__array__"
-            ):
+            if isinstance(column, str) or not hasattr(column, "__len__"):
                 raise ValueError(
                     f"`x` must have columns, an entry a sample. Received: "
                     f"{name!r} of {type(column)}"

@@ -137,6 +137,10 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
         self.backbone.check_reducer(reducer)
         self._reducer = reducer
         is_training = self.train_function is not None
+        # Of equal bound methods JAX takes one's program for the other's.
+        for name in ("train_step", "test_step", "predict_step"):
+            step = functools.partial(getattr(type(self), name), self)
+            setattr(self, name, step)
         # Programs that were compiled for another one.
         self.train_function = None
         self.test_function = None
@@ -756,6 +760,7 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
         if reducer is own:
             yield
             return
+        optimizer = self.optimizer
         functions = {
             name: getattr(self, name)
             for name in ("train_function", "test_function", "predict_function")
@@ -765,8 +770,9 @@ class VisorCausalLM(VisorPresetMixin, keras_hub.models.CausalLM):
             yield
         finally:
             self.reducer = own
-            for name, function in functions.items():
-                setattr(self, name, function)
+            if self.optimizer is optimizer:  # Not compiled anew meanwhile.
+                for name, function in functions.items():
+                    setattr(self, name, function)
 
     def predict(self, x=None, batch_size=None, **kwargs):
         """See `keras.Model.predict`: logits. For text, see `generate`."""
@@ -823,13 +829,13 @@ def _check_fits(preprocessor, backbone):
         # No whole number where it has a class token.
         "image_converter.patches_per_side": (
             converter.patches_per_side,
-            backbone.patches_per_tile**0.5,
+            round(backbone.patches_per_tile**0.5, 3),
         ),
     }
     for name, (given, accepted) in sizes.items():
         if given != accepted:
             raise ValueError(
-                f"`preprocessor.{name}` must be {accepted:g}, as the vision "
+                f"`preprocessor.{name}` must be {accepted}, as the vision "
                 f"encoder has it. Received: {given}"
             )
     # One that is read from files has no vocabulary until then.

@@ -180,6 +180,21 @@ def test_training_with_a_reducer_for_one_call(small_directory):
     assert first == pytest.approx(loss, abs=1e-5) and lm.reducer is None
 
 
+def test_programs_of_another_reducer_are_not_taken(small_directory):
+    """Not even while they live on."""
+    lm = VisorCausalLM.from_preset(small_directory)
+    lm.compile(optimizer=keras.optimizers.SGD(0.1))
+    without = lm.evaluate(TRAINING, **OPTIONS)[0]
+    programs = [lm.test_function]
+    lm.reducer = reduction.AveragePooling(0.5)
+    loss = lm.evaluate(TRAINING, **OPTIONS)[0]
+    programs.append(lm.test_function)
+    assert loss != pytest.approx(without)
+    again = lm.evaluate(TRAINING, reducer=None, **OPTIONS)[0]
+    assert again == pytest.approx(without)
+    assert lm.test_function is programs[1]
+
+
 def test_the_reducer_changes_while_training(small_directory):
     """In a callback, for one call and for good."""
     lm = VisorCausalLM.from_preset(small_directory)
