@@ -101,7 +101,7 @@ def is_recomputed(lm, data):
     import jax
 
     x, _, _ = lm.preprocessor(data)
-    return "checkpoint" in str(jax.make_jaxpr(lm.backbone)(x))
+    return "remat" in str(jax.make_jaxpr(lm.backbone)(x))
 
 
 def test_rematerialisation_trains_alike(small_directory, monkeypatch):

@@ -141,7 +141,7 @@ def test_inputs_can_be_numpy_arrays(dense_directory):
     lm = VisorCausalLM.from_preset(dense_directory, reducer=FastV(0.2))
     inputs = preprocess(lm, batch(["one image"]))
     logits = ops.convert_to_numpy(lm(inputs))
-    np.testing.assert_allclose(logits, outputs(lm, inputs), atol=1e-5)
+    np.testing.assert_allclose(logits, outputs(lm, inputs), atol=1e-4)
 
 
 @pytest.mark.parametrize("budget", [0, 2])
