@@ -6,6 +6,7 @@ from keras_visor.reduction.hired import HiRED
 from keras_visor.reduction.pyramid_drop import PyramidDrop
 from keras_visor.reduction.random_choice import RandomChoice
 from keras_visor.reduction.reducer import Reducer
+from keras_visor.reduction.reducer import check_rate
 from keras_visor.reduction.uniform_choice import UniformChoice
 from keras_visor.reduction.vis_pruner import VisPruner
 from keras_visor.reduction.vision_zip import VisionZip
@@ -57,17 +58,19 @@ def reducer_from_text(text: str) -> Reducer:
         ) from None
     if not colon:
         return REDUCERS[name](rate)
+    check_rate(rate)  # Else it would be reported as wrong layers.
     try:
         layers = [int(layer) for layer in layers.split(",")]
         if name == "fast_v":
-            (layers,) = layers
+            (layer,) = layers
+            return FastV(rate, layer)
+        if name == "pyramid_drop":
+            return PyramidDrop(rate, layers)
     except ValueError as error:
         raise ValueError(
             "A reducer's layers must be one index (fast_v) or ascending ones "
             f"with commas between (pyramid_drop). Received: {text!r}"
         ) from error
-    if name in ("fast_v", "pyramid_drop"):
-        return REDUCERS[name](rate, layers)
     raise ValueError(
         "Only fast_v and pyramid_drop take NAME:RATE:LAYERS, the others "
         f"NAME:RATE. Received: {text!r}"

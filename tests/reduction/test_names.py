@@ -41,7 +41,7 @@ def test_by_name(text, reducer):
         ),
         ("fast_v:0.5:1,2", "one index .fast_v.*'fast_v:0.5:1,2'"),
         ("pyramid_drop:0.5:", "ascending.*'pyramid_drop:0.5:'"),
-        ("pyramid_drop:0.5:3,0", r"ascending.*layers=\[3, 0\]"),
+        ("pyramid_drop:0.5:3,0", "ascending.*'pyramid_drop:0.5:3,0'"),
         ("vision_zip:2", "above 0 and at most 1.*2"),
         ("fast_v:2:1", "above 0 and at most 1.*2"),
         ("average_pooling:0.3", "one of .*0.25, 0.5"),
