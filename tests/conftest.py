@@ -1,3 +1,4 @@
+import gc
 import os
 
 import keras
@@ -46,6 +47,16 @@ if keras.config.backend() != "torch":
         "training/test_score_shards.py",
         "training/test_steps.py",
     ]
+
+
+def pytest_collection_finish():
+    """Keep garbage collection off what has been imported.
+
+    Keras collects whenever a layer's attribute is deleted, as `quantize` does
+    for each layer, and some million objects of libraries are half a second.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 # Of memory maps: one more file of tests makes less than as many again.

@@ -118,8 +118,9 @@ def test_held_out_families_are_reported():
     assert held_out_rows(str(FOLDER)) == []  # No preset of such a training.
 
 
-def test_controls(monkeypatch, tmp_path, capsys):
-    """Trained, measured and compared, at a tiny scale."""
+@pytest.fixture
+def short_controls(monkeypatch, tmp_path):
+    """Runs a script of controls at a tiny scale, in a folder of its own."""
     import comparisons
     import controls
     import reduced_controls
@@ -135,16 +136,9 @@ def test_controls(monkeypatch, tmp_path, capsys):
     )
     for name in ("SCHEDULE", "FROM_NOTHING"):
         monkeypatch.setattr(controls, name, short)
-    monkeypatch.setattr(controls, "ROUTING_SAMPLES", 60)
     monkeypatch.setattr(reduced_controls, "SCHEDULE", short)
+    monkeypatch.setattr(reduced_controls, "ROUTING_SAMPLES", 60)
     monkeypatch.setattr(scoreboard, "SAMPLES", 30)
-    reducers = {
-        name: reduced_controls.REDUCERS[name]
-        for name in ("vision_zip", "fast_v")
-    }
-    monkeypatch.setattr(reduced_controls, "REDUCERS", reducers)
-    pooling = {"pooling_2x": reduced_controls.POOLING["pooling_2x"]}
-    monkeypatch.setattr(reduced_controls, "POOLING", pooling)
     for module in (controls, reduced_controls, comparisons):
         monkeypatch.setattr(module, "FOLDER", tmp_path)
 
@@ -154,46 +148,64 @@ def test_controls(monkeypatch, tmp_path, capsys):
         )
         script.main()
 
+    return run
+
+
+def test_controls(short_controls, capsys):
+    import comparisons
+    import controls
+
     with pytest.raises(SystemExit):
-        run(controls, "dense")
+        short_controls(controls, "dense")
     assert "NAME must be of" in capsys.readouterr().err
-    run(controls, "more_cross_attention")
-    run(controls, "--from-nothing universal dense")
+    short_controls(controls, "more_cross_attention")
+    short_controls(controls, "--from-nothing universal dense")
     on = comparisons.read_record("controls")
     found = comparisons.read_record("controls_from_nothing")
     # What has been trained before still answers after one step.
     assert on["more_cross_attention"]["budgets"]["[]"]["coarse"] > 0.8
     assert found["universal"]["budgets"]["[]"]["coarse"] < 0.5
-    assert 0 < found["universal"]["auto"]["flops_vs_dense"] < 0.5
-    # What "auto" costs is up to a policy that has learned nothing.
-    found["universal"]["auto"]["flops_vs_dense"] = auto = 0.3
-    path = tmp_path / "controls_from_nothing.json"
-    path.write_text(json.dumps(found))
-    for name in ("dense", "universal"):
-        run(reduced_controls, name)
-
-    reduced = comparisons.read_record("reduced_controls")
     budgets = list(found["universal"]["budgets"])
     assert budgets[:2] == ["[]", "[2]"] and len(budgets) == 8
     (dense,) = found["dense"]["budgets"].values()
     assert dense["flops_vs_dense"] == pytest.approx(1)
-    # One layer of nine over all tokens is too much for half of "auto".
-    assert set(reduced) == {
-        "dense pooling_2x",
-        "dense vision_zip_auto",
-        "dense vision_zip_half",
-        "dense fast_v_auto",
-        "universal pooling_2x",
-    }
-    for name, record in reduced.items():
-        (*_, scores) = record["budgets"].values()
-        for amount, share in (("auto", auto), ("half", auto / 2)):
-            if name.endswith(amount):
-                assert 0.8 * share < scores["flops_vs_dense"] < 1.1 * share
-    claims = comparisons.control_claims(on, found, reduced)
+    claims = comparisons.control_claims(on, found, {}, 0.2)
     assert claims["dense_fine"] == dense["fine"]
-    assert set(claims) >= {"reduction_best_fine", "tr2_fine"}
-    comparisons.draw_pareto(found | reduced, tmp_path / "pareto.png")
+
+
+def test_reduced_controls(short_controls, tmp_path, capsys):
+    """At the cost that they are given, from weights that can answer."""
+    import comparisons
+    import reduced_controls
+
+    auto = 0.2
+    (tmp_path / "claims").mkdir()
+    path = tmp_path / "claims" / "claims.json"
+    path.write_text(json.dumps({"auto_flops_vs_dense": auto}))
+    with pytest.raises(SystemExit):
+        short_controls(reduced_controls, "full_half")
+    assert "NAME must be of" in capsys.readouterr().err
+    names = "full_vision_zip_auto full_fast_v_half universal_pooling_2x"
+    short_controls(reduced_controls, names)
+    reduced = comparisons.read_record("reduced_controls")
+    assert list(reduced) == names.split()
+    for name, share in zip(names.split(), (auto, auto / 2), strict=False):
+        (scores,) = reduced[name]["budgets"].values()
+        assert 0.9 * share < scores["flops_vs_dense"] < 1.02 * share
+    (zipped,) = reduced["full_vision_zip_auto"]["budgets"].values()
+    assert zipped["coarse"] > 0.5
+    pooled = reduced["universal_pooling_2x"]
+    assert list(pooled["budgets"]) == ["[]", "[4]", "[4, 6]"]
+    costs = [each["flops_vs_dense"] for each in pooled["budgets"].values()]
+    assert 0.03 < costs[0] <= pooled["auto"]["flops_vs_dense"] <= costs[-1]
+    claims = comparisons.control_claims({}, {}, reduced, auto)
+    assert set(claims) == {
+        "reduction_best_fine",
+        "reduction_best_fine_half",
+        "tr2_fine",
+        "tr2_best_fine_half",
+    }
+    comparisons.draw_pareto(reduced, tmp_path / "pareto.png")
     assert (tmp_path / "pareto.png").stat().st_size > 1000
 
 
@@ -211,7 +223,6 @@ def made_up_controls():
             "[]": scores(0.1, 0.9, 0.5, 0.4),
             "[2, 4]": scores(0.4, 0.9, 0.8, 0.6),
         },
-        "auto": scores(0.2, 0.9, 0.7, 0.5),
     }
     controls = {
         "universal": universal,
@@ -224,14 +235,15 @@ def made_up_controls():
         "dense": {"budgets": {"[0, 1]": scores(1.0, 0.95, 0.75, 0.6)}},
     }
     reduced = {
-        "dense fast_v_auto": {"budgets": {"[0]": scores(0.201, 0.9, 0.6, 0.5)}},
-        "dense hired_half": {"budgets": {"[0]": scores(0.1, 0.9, 0.45, 0.5)}},
-        "dense pooling_2x": {"budgets": {"[0]": scores(0.5, 0.9, 0.7, 0.5)}},
-        "universal pooling_2x": {
+        "full_fast_v_auto": {"budgets": {"[0]": scores(0.201, 0.9, 0.6, 0.5)}},
+        "full_hired_half": {"budgets": {"[0]": scores(0.1, 0.9, 0.45, 0.5)}},
+        "full_pooling_2x": {"budgets": {"[0]": scores(0.5, 0.9, 0.7, 0.5)}},
+        "universal_pooling_2x": {
             "budgets": {
-                "[]": scores(0.09, 0.9, 0.5, 0.4),
+                "[]": scores(0.07, 0.9, 0.5, 0.4),
                 "[2, 4]": scores(0.3, 0.9, 0.79, 0.6),
-            }
+            },
+            "auto": scores(0.1, 0.9, 0.6, 0.5),
         },
     }
     return controls, from_nothing, reduced
@@ -240,18 +252,16 @@ def made_up_controls():
 def test_what_is_claimed_of_controls():
     from comparisons import control_claims
 
-    claims = control_claims(*made_up_controls())
+    claims = control_claims(*made_up_controls(), share=0.2)
     # The dense one's coarse questions, against the full budget.
     assert claims.pop("universal_worst_gap") == pytest.approx(0.05)
     assert claims == {
         "dense_coarse": 0.95,
         "dense_fine": 0.75,
-        "control_auto_fine": 0.7,
-        "control_full_fine": 0.8,
         "reduction_best_fine": 0.6,
         "reduction_best_fine_half": 0.45,
         "tr2_fine": 0.79,
-        "tr2_best_fine_half": 0.5,
+        "tr2_best_fine_half": 0.6,
     }
 
 
@@ -261,17 +271,18 @@ def test_controls_are_compared_as_they_come():
     controls, from_nothing, reduced = made_up_controls()
     alone = {"universal": from_nothing["universal"]}
     dense = {"dense": from_nothing["dense"]}
-    assert control_claims({}, {}, {}) == {}
-    assert set(control_claims({}, dense, {})) == {"dense_coarse", "dense_fine"}
-    assert "universal_worst_gap" not in control_claims({}, alone, {})
-    claims = control_claims(controls, {}, {})
+    assert control_claims({}, {}, {}, 0.2) == {}
+    claims = control_claims({}, dense, {}, 0.2)
+    assert set(claims) == {"dense_coarse", "dense_fine"}
+    assert "universal_worst_gap" not in control_claims({}, alone, {}, 0.2)
+    claims = control_claims(controls, {}, {}, 0.2)
     assert claims == {"universal_worst_gap": pytest.approx(0.03)}
-    name = "dense hired_half"
-    claims = control_claims({}, alone, {name: reduced[name]})
+    name = "full_hired_half"
+    claims = control_claims({}, {}, {name: reduced[name]}, 0.2)
     assert claims["reduction_best_fine"] == 0.45
     assert "tr2_fine" not in claims
-    name = "universal pooling_2x"
-    claims = control_claims({}, alone, {name: reduced[name]})
+    name = "universal_pooling_2x"
+    claims = control_claims({}, {}, {name: reduced[name]}, 0.2)
     assert claims["tr2_fine"] == 0.79
     assert "reduction_best_fine" not in claims
 

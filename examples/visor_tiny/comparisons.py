@@ -9,7 +9,7 @@ from even_samples import GROUPS
 
 FOLDER = pathlib.Path(__file__).parent
 # VISOR-TR, by its name in `reduced_controls.json`.
-POOLED = "universal pooling_2x"
+POOLED = "universal_pooling_2x"
 # A reducer's rate is chosen for a prompt of the usual length: over all
 # prompts it costs a little more or less.
 SAME_COST = 1.01
@@ -55,16 +55,22 @@ def best_fine(records, share):
         (
             scores["fine"]
             for record in records
-            for scores in record["budgets"].values()
-            if scores["flops_vs_dense"] <= SAME_COST * share
+            for scores in (*record["budgets"].values(), record.get("auto"))
+            if scores and scores["flops_vs_dense"] <= SAME_COST * share
         ),
         default=None,
     )
 
 
-def control_claims(controls, from_nothing, reduced):
-    """Fractions by name, of those controls that have been trained."""
-    claims = {}
+def control_claims(controls, from_nothing, reduced, share):
+    """Fractions by name, of those controls that have been trained.
+
+    Args:
+        controls: dict. The record of `controls.py`.
+        from_nothing: dict. Its record with `--from-nothing`.
+        reduced: dict. The record of `reduced_controls.py`.
+        share: float. What "auto" costs, of the dense model's FLOPs.
+    """
     # A single budget learns faster from nothing than eight at once do; the
     # dense model has no other start.
     beside_dense = {
@@ -73,24 +79,19 @@ def control_claims(controls, from_nothing, reduced):
         if name in ("universal", "dense")
     }
     gaps = universal_gaps(controls) + universal_gaps(beside_dense)
-    claims["universal_worst_gap"] = max(gaps, default=None)
+    alone = [r for name, r in reduced.items() if name.startswith("full")]
+    pooled = [r for name, r in reduced.items() if name == POOLED]
+    claims = {
+        "universal_worst_gap": max(gaps, default=None),
+        "reduction_best_fine": best_fine(alone, share),
+        "reduction_best_fine_half": best_fine(alone, share / 2),
+        "tr2_best_fine_half": best_fine(pooled, share / 2),
+    }
     if "dense" in from_nothing:
         dense = full_scores(from_nothing["dense"]["budgets"])
         claims |= {f"dense_{group}": dense[group] for group in GROUPS[:2]}
-    if "universal" in from_nothing:
-        universal = from_nothing["universal"]
-        share = universal["auto"]["flops_vs_dense"]
-        alone = [r for name, r in reduced.items() if name.startswith("dense")]
-        pooled = [r for name, r in reduced.items() if name == POOLED]
-        claims |= {
-            "control_auto_fine": universal["auto"]["fine"],
-            "control_full_fine": full_scores(universal["budgets"])["fine"],
-            "reduction_best_fine": best_fine(alone, share),
-            "reduction_best_fine_half": best_fine(alone, share / 2),
-            "tr2_best_fine_half": best_fine(pooled, share / 2),
-        }
-        if pooled:
-            claims["tr2_fine"] = full_scores(pooled[0]["budgets"])["fine"]
+    if pooled:
+        claims["tr2_fine"] = full_scores(pooled[0]["budgets"])["fine"]
     return {name: value for name, value in claims.items() if value is not None}
 
 
@@ -110,7 +111,7 @@ def control_rows(controls):
             budget,
             f"{scores['flops_vs_dense']:.3f}",
             *(f"{scores[group]:.1%}" for group in GROUPS),
-            f"{minutes:.0f}",
+            "" if minutes is None else f"{minutes:.0f}",
         ]
         for name, budget, scores, minutes in points(controls)
     ]
@@ -130,6 +131,10 @@ def draw_pareto(controls, path):
                 color=plt.cm.tab20(number % 20),
                 label=name,
             )
+        for _, budget, scores, _ in found:
+            if budget == "auto":
+                point = scores["flops_vs_dense"], scores[group]
+                axis.annotate("auto", point, fontsize=8)
         costs, shares = np.array(
             [(row[2]["flops_vs_dense"], row[2][group]) for row in found]
         ).T

@@ -29,12 +29,10 @@ from model import NUM_LAYERS
 from model import SELF_ATTENTION_LAYERS
 from model import make_model
 from model import universal_layout
-from route import route
 from schedule import Schedule
 from schedule import Universal
 from schedule import train
 from scoreboard import measure
-from scoreboard import measure_auto
 from supervision import WORDS
 
 from keras_visor import VisorCausalLM
@@ -49,7 +47,6 @@ SCHEDULE = Schedule(
 FROM_NOTHING = Schedule(steps=1000, vision_steps=1000)
 # The share of those steps, at the start, that run the full budget alone.
 FULL = 0.3
-ROUTING_SAMPLES = 2000
 
 
 def single(self_attention_layers, cross_attention_layers):
@@ -90,17 +87,11 @@ def run_control(name, from_nothing, folder, workers):
         reads=not from_nothing,
         workers=workers,
     )
-    record = {
+    return {
         "schedule": dataclasses.asdict(schedule) | {"full": full},
         "minutes": round(minutes, 1),
         "budgets": measure(lm, folder / name / "scores"),
     }
-    if name == "universal" and from_nothing:
-        # What token reducers are given; the shipped model has a policy.
-        seed = schedule.seed
-        lm, _ = route(lm, ROUTING_SAMPLES, folder / name / "routing", seed)
-        record["auto"] = measure_auto(lm, folder / name / "auto_scores")
-    return record
 
 
 def write_record(path, name, record):

@@ -48,6 +48,8 @@ class VisorTokenizer(VisorPresetMixin, keras_hub.tokenizers.Tokenizer):
 
     def __init__(self, definition: str | None = None, **kwargs):
         super().__init__(**kwargs)
+        # It has no weights. `quantize` asks whether it is built.
+        self.built = True
         self.file_assets = [DEFINITION_FILENAME]
         self._set_definition(definition)
 

@@ -7,12 +7,13 @@ import pytest
 from keras import ops
 from model_checks import batch
 from model_checks import outputs
-from model_checks import own_preprocessor
 from model_checks import preprocess
 from samples import MAX_LENGTH
 
 from keras_visor import VisorBackbone
 from keras_visor import VisorCausalLM
+from keras_visor import VisorCausalLMPreprocessor
+from keras_visor import VisorTokenizer
 from keras_visor import uniform_layout
 from keras_visor.layers import decoder_layer
 
@@ -68,7 +69,7 @@ def test_int8(small_directory, tmp_path):
 
 
 def test_int8_of_a_model_made_by_hand(visor, tmp_path):
-    """Whose encoder has the name that Keras gave it."""
+    """Whose encoder has the name that Keras gave it, before any answer."""
     backbone = VisorBackbone(
         vision_encoder=keras_hub.models.SigLIPVisionEncoder(
             patch_size=7,
@@ -86,7 +87,11 @@ def test_int8_of_a_model_made_by_hand(visor, tmp_path):
         intermediate_dim=48,
         **uniform_layout(3),
     )
-    lm = VisorCausalLM(backbone, own_preprocessor(visor))
+    tokenizer = VisorTokenizer(visor.preprocessor.tokenizer.definition)
+    converter = visor.preprocessor.image_converter
+    lm = VisorCausalLM(
+        backbone, VisorCausalLMPreprocessor(tokenizer, converter)
+    )
     lm.quantize("int8")
     lm.save_to_preset(str(tmp_path))
     again = VisorCausalLM.from_preset(str(tmp_path))
