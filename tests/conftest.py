@@ -17,14 +17,6 @@ os.environ.setdefault(
     "--xla_cpu_parallel_codegen_split_count=1",
 )
 
-if keras.config.backend() == "tensorflow":
-    import tensorflow as tf
-
-    # As with XLA: most graphs run once or twice.
-    tf.config.optimizer.set_experimental_options(
-        {"disable_meta_optimizer": True}
-    )
-
 # The suite runs once for each backend. What computes nothing in Keras would
 # only repeat itself, and examples use what is tested on each: they run where
 # the suite is shortest.
