@@ -295,11 +295,12 @@ def inspect(options: argparse.Namespace) -> None:
     console = Console()
     console.print(Text(options.preset, style="bold"))
     console.print(_layer_table(lm.backbone))
+    reduced = f", reduced by {lm.reducer}" if lm.reducer else ""
     console.print(
-        _budget_table(lm.backbone, INSPECTED_TEXT_TOKENS, sum(lengths)),
+        _budget_table(lm, INSPECTED_TEXT_TOKENS, sum(lengths)),
         f"At {INSPECTED_TEXT_TOKENS} text tokens and {sum(lengths)} visual "
-        f"tokens: a picture of {side} x {side} pixels. Language model only, "
-        "prompt only.",
+        f"tokens{reduced}: a picture of {side} x {side} pixels. Language model "
+        "only, prompt only.",
     )
     console.print(_parameter_table(lm.backbone))
 
@@ -322,14 +323,17 @@ def _layer_table(backbone: VisorBackbone) -> Table:
 
 
 def _budget_table(
-    backbone: VisorBackbone, text_tokens: int, vision_tokens: int
+    lm: VisorCausalLM, text_tokens: int, vision_tokens: int
 ) -> Table:
+    backbone = lm.backbone
     table = Table("budget", "self-attention layers on", title="Budgets")
     table.add_column("FLOPs", justify="right")
     table.add_column("saved", justify="right")
     dense = count_flops(backbone, text_tokens, vision_tokens)
     for index, layers in enumerate(backbone.budgets):
-        flops = count_flops(backbone, text_tokens, vision_tokens, index)
+        flops = count_flops(
+            backbone, text_tokens, vision_tokens, index, lm.reducer
+        )
         table.add_row(
             str(index),
             _numbers(layers) or "none",

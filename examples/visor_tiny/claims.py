@@ -73,7 +73,7 @@ class Measured:
             lm, samples, folder, max_length=MAX_LENGTH, batch_size=BATCH_SIZE
         )
         self.scores = found.scores
-        self.flops = found.flops(lm.backbone)
+        self.flops = found.flops(lm.backbone, lm.reducer)
         self.dense_flops = found.dense_flops(lm.backbone)
         self.chosen = choose(lm, samples)
 

@@ -10,9 +10,6 @@ from even_samples import GROUPS
 FOLDER = pathlib.Path(__file__).parent
 # VISOR-TR, by its name in `reduced_controls.json`.
 POOLED = "universal_pooling_2x"
-# A reducer's rate is chosen for a prompt of the usual length: over all
-# prompts it costs a little more or less.
-SAME_COST = 1.01
 
 
 def read_record(name):
@@ -49,14 +46,26 @@ def full_scores(budgets):
     return max(budgets.values(), key=lambda scores: scores["flops_vs_dense"])
 
 
-def best_fine(records, share):
-    """The best fine score that costs about this or less, `None` if none."""
+def best_fine(reduced, prefix, amount, share):
+    """The best fine score of some controls, `None` if there is none.
+
+    Args:
+        reduced: dict. The record of `reduced_controls.py`.
+        prefix: string. How the names of those that count begin.
+        amount: string. How the names end whose rate was chosen for that
+            cost: `"auto"` or `"half"`.
+        share: float. What others may cost, of the dense model's FLOPs.
+    """
     return max(
         (
             scores["fine"]
-            for record in records
+            for name, record in reduced.items()
+            if name.startswith(prefix)
             for scores in (*record["budgets"].values(), record.get("auto"))
-            if scores and scores["flops_vs_dense"] <= SAME_COST * share
+            if scores
+            and (
+                name.endswith(f"_{amount}") or scores["flops_vs_dense"] <= share
+            )
         ),
         default=None,
     )
@@ -79,19 +88,19 @@ def control_claims(controls, from_nothing, reduced, share):
         if name in ("universal", "dense")
     }
     gaps = universal_gaps(controls) + universal_gaps(beside_dense)
-    alone = [r for name, r in reduced.items() if name.startswith("full")]
-    pooled = [r for name, r in reduced.items() if name == POOLED]
     claims = {
         "universal_worst_gap": max(gaps, default=None),
-        "reduction_best_fine": best_fine(alone, share),
-        "reduction_best_fine_half": best_fine(alone, share / 2),
-        "tr2_best_fine_half": best_fine(pooled, share / 2),
+        "reduction_best_fine": best_fine(reduced, "full", "auto", share),
+        "reduction_best_fine_half": best_fine(
+            reduced, "full", "half", share / 2
+        ),
+        "tr2_best_fine_half": best_fine(reduced, POOLED, "half", share / 2),
     }
     if "dense" in from_nothing:
         dense = full_scores(from_nothing["dense"]["budgets"])
         claims |= {f"dense_{group}": dense[group] for group in GROUPS[:2]}
-    if pooled:
-        claims["tr2_fine"] = full_scores(pooled[0]["budgets"])["fine"]
+    if POOLED in reduced:
+        claims["tr2_fine"] = full_scores(reduced[POOLED]["budgets"])["fine"]
     return {name: value for name, value in claims.items() if value is not None}
 
 

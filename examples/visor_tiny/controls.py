@@ -25,8 +25,8 @@ import pathlib
 import keras
 from model import CROSS_ATTENTION_LAYERS
 from model import LOOKING_LAYER
-from model import NUM_LAYERS
 from model import SELF_ATTENTION_LAYERS
+from model import dense_layout
 from model import make_model
 from model import universal_layout
 from schedule import Schedule
@@ -63,7 +63,7 @@ LAYOUTS = {
     "two_layers": single(SELF_ATTENTION_LAYERS[1:], CROSS_ATTENTION_LAYERS),
     "full": single(SELF_ATTENTION_LAYERS, CROSS_ATTENTION_LAYERS),
     "more_cross_attention": single((), (0, 1, 3, 5, LOOKING_LAYER)),
-    "dense": single(range(NUM_LAYERS), ()),
+    "dense": dense_layout(),
 }
 
 

@@ -86,6 +86,15 @@ def universal_layout():
     }
 
 
+def dense_layout():
+    """LLaVA-OneVision itself: every layer runs over all tokens."""
+    return {
+        "cross_attention_layers": (),
+        "self_attention_layers": range(NUM_LAYERS),
+        "budgets": [list(range(NUM_LAYERS))],
+    }
+
+
 def make_model(words, layout, dtype="float32"):
     """An untrained model.
 

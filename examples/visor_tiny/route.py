@@ -40,7 +40,7 @@ def route(lm, num_samples, run, seed):
     """Give a trained model its viable budgets and a policy.
 
     Args:
-        lm: `VisorCausalLM` whose budgets are all subsets.
+        lm: `VisorCausalLM`. The viable ones of its budgets are kept.
         num_samples: int. Training questions that every budget answers.
         run: path. Where scores are kept, to go on after an interrupt.
         seed: int. Of the pictures.

@@ -17,6 +17,7 @@ from supervision import TokenLabels
 from workers import making_ahead
 
 import keras_visor
+from keras_visor.models.model_digest import model_digest
 from keras_visor.training.files import write_whole
 
 
@@ -96,7 +97,15 @@ def train(
     Returns:
         The trained model in float32, so that what is measured is what is
         shipped, and the minutes that it took, all calls together.
+
+    Raises:
+        ValueError: The folder is of a training from other weights or with
+            another reducer.
     """
+    settings = {
+        "reducer": repr(lm.reducer),
+        "start": model_digest(lm, with_policy=False) if reads else None,
+    }
     labels = TokenLabels(
         lm.preprocessor.tokenizer,
         lm.backbone.token_embedding,
@@ -139,7 +148,13 @@ def train(
         compile_supervised(model, optimizer)
         if progress.exists():
             model.load_weights(checkpoint)
-            done, seconds = json.loads(progress.read_text()).values()
+            record = json.loads(progress.read_text())
+            if record["settings"] != settings:
+                raise ValueError(
+                    f"`run` must be of the same training. Received: {run}, "
+                    f"with {record['settings']} instead of {settings}"
+                )
+            done, seconds = record["done"], record["seconds"]
             print(f"going on after step {done}")
         while done < schedule.steps:
             began = time.time()
@@ -154,17 +169,12 @@ def train(
             partial = run / "partial.weights.h5"
             model.save_weights(partial)
             partial.replace(checkpoint)
-            record = {"done": done, "seconds": seconds}
+            record = {"settings": settings, "done": done, "seconds": seconds}
             write_whole(progress, json.dumps(record))
-    lm.save_to_preset(str(run / "trained"))
-    return load_trained(run, "float32"), seconds / 60
-
-
-def load_trained(run, dtype, **arguments):
-    """What `train` has left in the folder `run`."""
-    return keras_visor.VisorCausalLM.from_preset(
-        str(run / "trained"), dtype=dtype, **arguments
-    )
+    trained = str(run / "trained")
+    lm.save_to_preset(trained)
+    lm = keras_visor.VisorCausalLM.from_preset(trained, dtype="float32")
+    return lm, seconds / 60
 
 
 def learn_to_read(lm, labels, schedule, folder, made_ahead):

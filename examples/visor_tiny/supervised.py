@@ -59,7 +59,10 @@ class Supervised(keras.Model):
         )
         attention = backbone.vision_attention(LOOKING_LAYER, streams)
         streams = backbone.run_layers(
-            streams, switches, range(LOOKING_LAYER, backbone.num_layers)
+            streams,
+            switches,
+            range(LOOKING_LAYER, backbone.num_layers),
+            reducer=self.reducer,
         )
         answers = backbone.token_embedding(
             backbone.final_norm(streams.text), reverse=True

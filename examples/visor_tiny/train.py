@@ -17,6 +17,10 @@ documents and charts, in hours on two cores:
 weights did (see `history.md`). Started again, it goes on from its last
 checkpoint. At the end it writes the preset and, beside it, what it measured on
 validation data, `training.json`.
+
+`--dense` trains the dense model instead, which token reducers are compared on
+(`reduced_controls.py`): steps 1 and 2 alone, measured on the test questions of
+`make claims`.
 """
 
 import argparse
@@ -27,17 +31,21 @@ import shlex
 import sys
 
 import keras
-from model import all_budgets
+from model import dense_layout
 from model import make_model
 from model import universal_layout
 from route import route
 from schedule import Schedule
 from schedule import Universal
 from schedule import train
+from scoreboard import measure
 from supervision import WORDS
 
 from keras_visor import VisorCausalLM
 from keras_visor.training import with_budgets
+
+OUTPUT = pathlib.Path("keras_visor/presets/visor_tiny_en")
+DENSE_OUTPUT = pathlib.Path("examples/visor_tiny/dense")
 
 
 def main():
@@ -53,31 +61,40 @@ def main():
     parser.add_argument(
         "--start", metavar="PRESET", help="a trained model to go on with"
     )
+    parser.add_argument("--dense", action="store_true")
     parser.add_argument("--run", type=pathlib.Path, default="runs/visor_tiny")
     parser.add_argument(
         "--output",
         type=pathlib.Path,
-        default="keras_visor/presets/visor_tiny_en",
+        help=f"defaults to {OUTPUT}, with --dense to {DENSE_OUTPUT}",
     )
     arguments = vars(parser.parse_args())
     run, output = arguments.pop("run"), arguments.pop("output")
     start, workers = arguments.pop("start"), arguments.pop("workers")
     full, samples = arguments.pop("full"), arguments.pop("samples")
+    dense = arguments.pop("dense")
+    if output is None:
+        output = DENSE_OUTPUT if dense else OUTPUT
     schedule = Schedule(**arguments)
 
     keras.utils.set_random_seed(schedule.seed)
+    layout = dense_layout() if dense else universal_layout()
     if start is None:
-        lm = make_model(WORDS, universal_layout(), schedule.dtype)
+        lm = make_model(WORDS, layout, schedule.dtype)
     else:
         lm = VisorCausalLM.from_preset(start, dtype=schedule.dtype)
-        lm = with_budgets(lm, all_budgets())
+        lm = with_budgets(lm, layout["budgets"])
     print(f"{lm.count_params():,} parameters, budgets {lm.backbone.budgets}")
     budgets = Universal(len(lm.backbone.budgets), full * schedule.steps)
     reads = start is not None
     lm, minutes = train(lm, schedule, budgets, run, reads, workers)
     # Scores are of one model, and are refused by a model trained longer.
     scores = run / f"after_{schedule.steps}"
-    lm, record = route(lm, samples, scores, schedule.seed)
+    if dense:
+        record = {"test": measure(lm, scores)}
+    else:
+        lm, record = route(lm, samples, scores, schedule.seed)
+        record["routing_samples"] = samples
     lm.save_to_preset(str(output))
     record = {
         "command": shlex.join(["python", *sys.argv]),
@@ -85,7 +102,6 @@ def main():
         "start": start,
         "schedule": dataclasses.asdict(schedule) | {"full": full},
         "training_minutes": round(minutes, 1),
-        "routing_samples": samples,
         **record,
     }
     text = json.dumps(record, indent=2) + "\n"

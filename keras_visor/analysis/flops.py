@@ -43,8 +43,9 @@ def count_flops(
         int. The number of FLOPs.
 
     Raises:
-        TypeError: A length or the budget is no integer.
-        ValueError: A length is negative, or there is no such budget.
+        TypeError: A length or the budget is no integer, or the reducer is none.
+        ValueError: A length is negative, or there is no such budget, or no
+            such layer as the reducer acts after.
 
     Example:
     ```python
@@ -64,6 +65,7 @@ def count_flops(
         cross = backbone.cross_attention_layers
     lengths = [vision_length] * num_layers
     if reducer is not None:
+        _check_reducer(reducer, num_layers)
         lengths = reducer.vision_length_before(vision_length, num_layers)
     flops = 0
     for layer, length in enumerate(lengths):
@@ -119,6 +121,24 @@ def _layers_on(backbone, budget):
             f"dense base model. Received: {budget}"
         )
     return backbone.budgets[budget]
+
+
+def _check_reducer(reducer, num_layers):
+    # Not `backbone.check_reducer`: the dense model looks at any layer.
+    if not isinstance(reducer, Reducer):
+        raise TypeError(
+            "`reducer` must be one of `keras_visor.reduction` or None. "
+            f"Received: reducer={reducer!r}"
+        )
+    unknown = sorted(
+        set(reducer.rates_after(num_layers)) - set(range(num_layers))
+    )
+    if unknown:
+        raise ValueError(
+            "`reducer` must leave tokens out after decoder layers from 0 to "
+            f"{num_layers - 1}. Received: reducer={reducer}, which does so "
+            f"after {unknown}"
+        )
 
 
 def _integer(name, value):

@@ -80,8 +80,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         default="evaluation",
         metavar="DIR",
-        help="where answers and scores go; what is answered there is not "
-        "asked again (default: %(default)s)",
+        help="where answers go, and the scores of this call's data sets, to "
+        "summary.json; what is answered there is not asked again "
+        "(default: %(default)s)",
     )
 
 

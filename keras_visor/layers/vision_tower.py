@@ -6,6 +6,7 @@ from keras import ops
 from keras_visor._compat import SigLIPEncoderLayer
 from keras_visor._compat import SigLIPVisionEmbedding
 from keras_visor.layers.blocks import map_blocks
+from keras_visor.layers.take_tokens import take_tokens
 
 # Queries of a tile whose attention scores stand in memory at once.
 QUERY_BLOCK = 128
@@ -184,9 +185,7 @@ def _gather(rows, indices, weights):
     """
     tokens = 0.0
     for source in range(4):
-        gathered = ops.take_along_axis(
-            rows, indices[:, :, source, None], axis=1
-        )
+        gathered = take_tokens(rows, indices[:, :, source])
         weight = ops.cast(weights[:, :, source, None], rows.dtype)
         tokens = tokens + gathered * weight
     return tokens

@@ -1,12 +1,16 @@
 """Averages of neighbouring visual tokens."""
 
+from typing import Any
+from typing import NamedTuple
+
 import keras
 from keras import ops
 
+from keras_visor.layers.take_tokens import take_tokens
 from keras_visor.reduction.reducer import EarlyReducer
 from keras_visor.reduction.reducer import kept_count
+from keras_visor.reduction.selection import first_marked
 from keras_visor.reduction.selection import keep
-from keras_visor.reduction.selection import ordinals
 from keras_visor.reduction.vision_sources import grid_of
 
 # Rows and columns of a block, by rate.
@@ -55,44 +59,70 @@ class AveragePooling(EarlyReducer):
             return streams
         mask = ops.cast(streams.vision_mask, "bool")
         patches = ops.logical_and(mask, ~sources.is_newline())
-        first = _first_of_block(grid_of(streams, sources), *BLOCKS[self.rate])
+        rows, columns = BLOCKS[self.rate]
+        blocks = _blocks_of(grid_of(streams, sources), rows, columns)
+        length = ops.shape(mask)[1]
         index = ops.cumsum(ops.ones_like(mask, dtype="int32"), axis=1) - 1
-        firsts = ops.logical_and(patches, index == first)
-
-        batch, length, width = ops.shape(streams.vision)
+        firsts = ops.logical_and(patches, index == blocks.first)
         num_slots = kept_count(length, self.rate)
-        slot = ops.take_along_axis(
-            ordinals(firsts), ops.clip(first, 0, length - 1), axis=1
+        first = first_marked(firsts, num_slots)
+        height, width, stride = (
+            ops.maximum(ops.take_along_axis(values, first, axis=1), 1)
+            for values in (blocks.height, blocks.width, blocks.stride)
         )
-        slot = ops.minimum(slot, num_slots - 1)
-        slot = slot + ops.arange(batch, dtype="int32")[:, None] * num_slots
-        # Whatever is no patch goes to a slot of its own, which is cut off.
-        slot = ops.where(patches, slot, batch * num_slots)
-        slot = ops.reshape(slot, (-1,))
-
-        def sums(values):
-            values = ops.reshape(values, (batch * length, -1))
-            return ops.segment_sum(values, slot, batch * num_slots + 1)[:-1]
-
-        total = sums(ops.cast(streams.vision, "float32"))
-        count = sums(ops.ones_like(streams.vision[..., :1], dtype="float32"))
-        mean = ops.reshape(
-            total / ops.maximum(count, 1.0), (batch, num_slots, width)
-        )
+        count = height * width
+        total = 0.0
+        for member in range(_most_members(rows, columns)):
+            place = first + member // width * stride + member % width
+            tokens = take_tokens(streams.vision, ops.clip(place, 0, length - 1))
+            total = total + ops.where(
+                (member < count)[:, :, None], ops.cast(tokens, "float32"), 0.0
+            )
+        mean = total / ops.cast(count, "float32")[:, :, None]
         return keep(streams, firsts, num_slots)._replace(
             vision=ops.cast(mean, streams.vision.dtype)
         )
 
 
-def _first_of_block(grid, rows, columns):
-    """Index of the first token of each token's block."""
+class Blocks(NamedTuple):
+    """The block of each visual token, int32 tensors (batch, vision_length).
+
+    Attributes:
+        first: Index of the block's first token.
+        height: How many rows it has.
+        width: How many columns.
+        stride: How far the tokens of a column stand apart.
+    """
+
+    first: Any
+    height: Any
+    width: Any
+    stride: Any
+
+
+def _blocks_of(grid, rows, columns):
     size = rows * columns
     rows = ops.where(
         grid.width == 1, size, ops.where(grid.height == 1, 1, rows)
     )
     columns = size // rows
-    row = ops.minimum(grid.row // rows, ops.maximum(grid.height // rows, 1) - 1)
-    column = ops.minimum(
-        grid.column // columns, ops.maximum(grid.width // columns, 1) - 1
-    )
-    return grid.origin + row * rows * grid.stride + column * columns
+    row, height = _part(grid.row, grid.height, rows)
+    column, width = _part(grid.column, grid.width, columns)
+    first = grid.origin + row * grid.stride + column
+    return Blocks(first, height, width, grid.stride)
+
+
+def _part(place, total, size):
+    """First place and length of the part that a place falls in.
+
+    Of `total` places in parts of `size`; what is left over is the last one's.
+    """
+    last = ops.maximum(total // size, 1) - 1
+    part = ops.minimum(place // size, last)
+    return part * size, ops.where(part == last, total - part * size, size)
+
+
+def _most_members(rows, columns):
+    """How many tokens a block can have, also in a single row or column."""
+    size = rows * columns
+    return max((2 * rows - 1) * (2 * columns - 1), 2 * size - 1)

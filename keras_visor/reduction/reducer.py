@@ -2,6 +2,8 @@
 
 from fractions import Fraction
 
+import numpy as np
+
 from keras_visor.layers.streams import Streams
 from keras_visor.reduction.vision_sources import VisionSources
 
@@ -131,9 +133,9 @@ def as_fraction(rate: float) -> tuple[int, int]:
 
 def check_rate(rate: float) -> float:
     """The rate as a float, or an error that says what a rate is."""
-    if isinstance(rate, bool):
-        raise TypeError(f"`rate` must be a number. Received: rate={rate}")
     try:
+        if isinstance(rate, (bool, np.bool_, str, bytes)):
+            raise TypeError
         number = float(rate)
     except (TypeError, ValueError) as error:
         raise TypeError(

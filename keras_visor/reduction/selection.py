@@ -3,6 +3,7 @@
 from keras import ops
 
 from keras_visor.layers.streams import Streams
+from keras_visor.layers.take_tokens import take_tokens
 from keras_visor.reduction.reducer import kept_count
 from keras_visor.reduction.vision_sources import VisionSources
 
@@ -45,9 +46,7 @@ def keep(streams: Streams, kept, length) -> Streams:
         taken = ops.take_along_axis(image_ids, order, axis=1)
         image_ids = ops.where(mask, taken, -1)
     return streams._replace(
-        vision=ops.take_along_axis(
-            streams.vision, ops.expand_dims(order, 2), axis=1
-        ),
+        vision=take_tokens(streams.vision, order),
         vision_positions=ops.take_along_axis(
             streams.vision_positions, order, axis=1
         ),
@@ -132,7 +131,11 @@ def evenly(ordinal, count, total):
     Returns:
         A bool tensor (batch, vision_length).
     """
-    return (ordinal * count) % ops.maximum(total, 1) < count
+    total = ops.maximum(total, 1)
+    # `ordinal * count % total`, in parts that stay within 32 bits.
+    high, low = count // 256, count % 256
+    place = (ordinal * high % total * 256 + ordinal * low) % total
+    return place < count
 
 
 def unit_vectors(tokens):

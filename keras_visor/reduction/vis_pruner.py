@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_visor.layers.take_tokens import take_tokens
 from keras_visor.reduction.reducer import EarlyReducer
 from keras_visor.reduction.reducer import kept_count
 from keras_visor.reduction.selection import count_tokens
@@ -31,9 +32,11 @@ class VisPruner(EarlyReducer):
 
     Where the paper's code differs: it removes 8 tokens a turn, where here up
     to half of the first ones go, so that the number of turns grows with the
-    logarithm of the tokens; it compares the encoder's features, where here
-    the visual tokens are compared; and it selects within each tile, where
-    here a sample's tiles compete. Newlines go first.
+    logarithm of the tokens; after a turn it splits what is left of the first
+    ones, sorted by likeness, before the second ones, where here the order of
+    attention stays; it compares the encoder's features, where here the visual
+    tokens are compared; and it selects within each tile, where here a sample's
+    tiles compete. Newlines go first.
 
     Args:
         rate: float. The share of a sample's visual tokens to keep, above 0
@@ -58,7 +61,7 @@ class VisPruner(EarlyReducer):
         # A token that is not a number is like nothing, or no turn would end.
         tokens = ops.nan_to_num(unit_vectors(streams.vision))
         diverse = _without_duplicates(
-            _take(tokens, order),
+            take_tokens(tokens, order),
             ops.take_along_axis(
                 ops.logical_and(patches, ~important), order, axis=1
             ),
@@ -93,8 +96,10 @@ def _without_duplicates(tokens, candidates, count):
         first = ops.logical_and(left, place % 2 == 0)
         second = ops.logical_and(left, place % 2 == 1)
         likeness = ops.matmul(
-            _take(tokens, first_marked(first, half)),
-            ops.transpose(_take(tokens, first_marked(second, half)), (0, 2, 1)),
+            take_tokens(tokens, first_marked(first, half)),
+            ops.transpose(
+                take_tokens(tokens, first_marked(second, half)), (0, 2, 1)
+            ),
         )
         index = ops.arange(half, dtype="int32")
         exists = (index < count_tokens(second))[:, None]
@@ -110,7 +115,3 @@ def _without_duplicates(tokens, candidates, count):
         return (ops.logical_and(left, ~ops.logical_and(first, removed)),)
 
     return ops.while_loop(too_many, remove, (candidates,))[0]
-
-
-def _take(tokens, index):
-    return ops.take_along_axis(tokens, index[:, :, None], axis=1)

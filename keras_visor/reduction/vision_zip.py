@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_visor.layers.take_tokens import take_tokens
 from keras_visor.reduction.reducer import EarlyReducer
 from keras_visor.reduction.reducer import kept_count
 from keras_visor.reduction.selection import count_tokens
@@ -88,7 +89,7 @@ def _merge(tokens, others, contextual, image_ids, num_contextual):
         A tensor of the shape of `tokens`, with a meaning where `contextual`.
     """
     order = first_marked(contextual, num_contextual)
-    centres = ops.take_along_axis(tokens, order[:, :, None], axis=1)
+    centres = take_tokens(tokens, order)
     same_image = image_ids[:, :, None] == ops.expand_dims(
         ops.take_along_axis(image_ids, order, axis=1), 1
     )
@@ -110,4 +111,4 @@ def _merge(tokens, others, contextual, image_ids, num_contextual):
     sums = ops.matmul(members, ops.cast(tokens, "float32"))
     counts = ops.sum(members, axis=-1, keepdims=True)
     means = ops.cast(sums / ops.maximum(counts, 1.0), tokens.dtype)
-    return ops.take_along_axis(means, own[:, :, None], axis=1)
+    return take_tokens(means, own)

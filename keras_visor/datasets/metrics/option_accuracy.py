@@ -8,10 +8,10 @@ from keras_visor.datasets.metrics.checks import check_answer_lists
 from keras_visor.datasets.metrics.checks import single_answers
 
 _LETTERS = tuple(string.ascii_uppercase)
-# A bare letter, one that a full stop ends, or ScienceQA's own phrase.
-_PATTERNS = (
-    re.compile(r"^([A-Z])$"),
-    re.compile(r"^([A-Z])\."),
+# A bare letter, or one that a full stop ends.
+_FIRST = re.compile(r"([A-Z])(?:$|\.)")
+# ScienceQA's own phrase, rather as a sentence.
+_PHRASES = (
     re.compile(r"The answer is ([A-Z])\."),
     re.compile(r"The answer is ([A-Z])"),
 )
@@ -23,13 +23,16 @@ def option_accuracy(
     """Fraction of right option letters, the metric of ScienceQA.
 
     A prediction chooses "B" if it is "B", begins with "B." or a line "B", or
-    says "The answer is B". Anything else is a miss: a small letter, the text
-    of the option, a letter that the question does not have.
+    says "The answer is B." just once, or "The answer is B" just once whatever
+    follows: "The answer is Boron" chooses it too. Anything else is a miss: a
+    small letter, the text of the option alone, two answers, a letter that the
+    question does not have.
 
     ScienceQA's own code looks for "The answer is B" and draws an option where
     there is none; this is what LLaVA (`llava/eval/eval_science_qa.py`) counts,
-    which draws nothing, and "B." with nothing after it, which lmms-eval
-    (`tasks/scienceqa/utils.py`) counts too.
+    which draws nothing, and more: "B." whatever follows, which lmms-eval
+    (`tasks/scienceqa/utils.py`) counts too, and of two answers the one that a
+    full stop ends.
 
     Args:
         predictions: sequence of strings. What the model answered.
@@ -63,8 +66,11 @@ def option_accuracy(
 def _option(prediction: str) -> str | None:
     # A letter on a line of its own ends like one before a full stop.
     text = prediction.strip().replace("\n", ". ")
-    for pattern in _PATTERNS:
-        match = pattern.search(text)
-        if match:
-            return match[1]
+    first = _FIRST.match(text)
+    if first:
+        return first[1]
+    for phrase in _PHRASES:
+        named = phrase.findall(text)
+        if len(named) == 1:
+            return named[0]
     return None

@@ -24,7 +24,7 @@ class ImageFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        # Many questions share a picture; each is decoded once.
+        # Many questions share a picture; a plain one is decoded once.
         self._plain: set[str] = set()
 
     def find(self, name: str, where: str) -> str | np.ndarray:

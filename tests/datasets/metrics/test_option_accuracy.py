@@ -13,6 +13,7 @@ from keras_visor.datasets import option_accuracy
         "B\niron",
         "The answer is B.",
         "The answer is B",
+        "The answer is Boron",
         "Iron rusts. The answer is B. It does.",
         # A letter that a full stop ends goes before one that just begins.
         "The answer is Copper? The answer is B.",
@@ -34,6 +35,8 @@ def test_chooses_b(prediction):
         "Bronze",
         "the answer is B",
         "A. The answer is B.",
+        "The answer is A. No. The answer is B.",
+        "The answer is B. No. The answer is B.",
         "AB",
         "",
     ],
