@@ -307,6 +307,19 @@ def test_inspect(capsys, preset_with_policy):
     assert total == lm.count_params()
 
 
+def test_inspect_counts_reduced_tokens(capsys, tmp_path):
+    save_preset(tmp_path, policy_hidden_dim=None)
+    lm = keras_visor.VisorCausalLM.from_preset(str(tmp_path))
+    lm.reducer = keras_visor.reduction.HiRED(0.5)
+    lm.save_to_preset(str(tmp_path))
+    assert main(["inspect", str(tmp_path)]) == 0
+    output = capsys.readouterr().out
+    assert "reduced by HiRED(rate=0.5)" in output
+    count = flops(64, (VISION_TOKENS + 1) // 2, 0)
+    (row,) = (row for row in table_rows(output) if row[:2] == ["0", "none"])
+    assert row[2] == f"{count / 1e6:.2f} MFLOP"
+
+
 def test_inspect_needs_no_weights(capsys, tmp_path):
     save_preset(tmp_path, policy_hidden_dim=None)
     for path in tmp_path.glob("*.weights.h5"):

@@ -74,6 +74,29 @@ def test_training(monkeypatch, tmp_path, capsys):
     assert len(lm.backbone.budgets) > 1
 
 
+def test_training_the_dense_model(monkeypatch, tmp_path):
+    import scoreboard
+
+    monkeypatch.setattr(scoreboard, "SAMPLES", 30)
+
+    def train(arguments):
+        run_script(
+            monkeypatch,
+            "train.py",
+            f"--dense --steps 1 --vision-steps 1 --batch-size 2 "
+            f"--run {tmp_path / 'run'} --output {tmp_path / 'out'} {arguments}",
+        )
+
+    train("")
+    training = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert list(training["test"]) == ["[0, 1, 2, 3, 4, 5, 6, 7, 8]"]
+    lm = keras_visor.VisorCausalLM.from_preset(str(tmp_path / "out"))
+    assert lm.backbone.policy is None
+    # The folder holds a training from other weights.
+    with pytest.raises(ValueError, match="same training.*'start': None"):
+        train(f"--start {tmp_path / 'out'}")
+
+
 def test_claims(monkeypatch, tmp_path):
     """What is claimed is what `generate` and the policy do."""
     lm = keras_visor.VisorCausalLM.from_preset("visor_tiny_en")

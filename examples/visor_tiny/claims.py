@@ -345,9 +345,10 @@ def main():
         draw_pareto(compared, out / "pareto.png")
         report += [
             "## Token reduction",
-            "The shipped model trained on, its full budget alone with each "
-            'reducer, at what "auto" costs and at half of that, and all its '
-            'budgets on pooled tokens. The FLOPs of "auto" are those of '
+            "Trained on with a reducer: the dense model (`dense_`), the "
+            "shipped model's full budget alone (`full_`) and all its budgets "
+            '(`universal_`). Rates of `_auto` cost what "auto" costs, those '
+            'of `_half` half of that. The FLOPs of "auto" are those of '
             "coarse and fine questions, one of each.",
             "![Accuracy against FLOPs of all of them](pareto.png)",
             table(header, control_rows(compared)),

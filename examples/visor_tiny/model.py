@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import pathlib
 
 import keras_hub
 import numpy as np
@@ -35,6 +36,10 @@ CROSS_ATTENTION_LAYERS = (0, 3, 7)
 SELF_ATTENTION_LAYERS = (2, 4, 6)
 # The last layer at which the text reads the image, of every layout.
 LOOKING_LAYER = 7
+
+
+# Where `train.py --dense` writes it.
+DENSE_PRESET = pathlib.Path(__file__).parent / "dense"
 
 
 def all_budgets():

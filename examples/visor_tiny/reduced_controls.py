@@ -1,10 +1,12 @@
-"""Train the bundled model a little longer on what token reducers leave.
+"""Train models a little longer on what token reducers leave.
 
-Its full budget alone with each reducer, at rates at which that costs what
-"auto" costs without one, and half of that; and all of its budgets on pooled
-tokens, with a policy of their own (VISOR-TR): same start, same pictures, same
-losses, same steps. What they reach on the test questions of `make claims` goes
-to `reduced_controls.json`.
+The dense model of `train.py --dense` with each reducer, as their papers have
+them, at rates at which that costs what "auto" costs without one, and half of
+that; the bundled model's full budget alone likewise, and all of its budgets on
+pooled tokens, with a policy of their own (VISOR-TR). Same pictures, same
+losses, same steps, but that a reducer within the decoder sees one question a
+picture. What they reach on the test questions of `make claims` goes to
+`reduced_controls.json`.
 
     KERAS_BACKEND=torch python examples/visor_tiny/reduced_controls.py
 
@@ -23,6 +25,7 @@ from controls import FOLDER
 from controls import SCHEDULE
 from controls import START
 from controls import write_record
+from model import DENSE_PRESET
 from route import route
 from schedule import Universal
 from schedule import train
@@ -34,6 +37,8 @@ from keras_visor import reduction
 from keras_visor.analysis import count_flops
 from keras_visor.training import with_budgets
 
+# What is trained on: the dense model, the full budget, or all of them.
+STARTS = {"dense": str(DENSE_PRESET), "full": START, "universal": START}
 # Functions from a rate to a reducer.
 REDUCERS = {
     "random_choice": reduction.RandomChoice,
@@ -41,7 +46,7 @@ REDUCERS = {
     "vision_zip": reduction.VisionZip,
     "vis_pruner": reduction.VisPruner,
     "hired": reduction.HiRED,
-    # At layers that look at the image, as early as they can.
+    # At layers that look at the image in both, as early as they can.
     "fast_v": functools.partial(reduction.FastV, layer=0),
     "pyramid_drop": functools.partial(reduction.PyramidDrop, layers=(0, 3, 4)),
 }
@@ -56,42 +61,50 @@ ROUTING_SAMPLES = 2000
 TEXT_TOKENS, VISUAL_TOKENS = 22, 259
 
 
-def at_cost(make_reducer, share, backbone):
-    """The reducer that keeps most where the full budget costs `share` or less.
+def at_cost(make_reducer, share, backbone, budget):
+    """The reducer that keeps most where a budget costs `share` or less.
 
     Returns:
         The reducer, or `None` where even one token costs more.
     """
     count = functools.partial(count_flops, backbone, TEXT_TOKENS, VISUAL_TOKENS)
-    full = len(backbone.budgets) - 1
     for tokens in range(VISUAL_TOKENS, 0, -1):
         reducer = make_reducer(tokens / VISUAL_TOKENS)
-        if count(full, reducer) <= share * count():
+        if count(budget, reducer) <= share * count():
             return reducer
     return None
 
 
 def all_reducers(backbone):
-    """Reducers by name: of the full budget alone, and of all budgets."""
+    """Reducers by name, which begins as that of a start does.
+
+    Args:
+        backbone: `VisorBackbone`, the shipped one.
+    """
     claims = json.loads((FOLDER / "claims" / "claims.json").read_text())
     auto = claims["auto_flops_vs_dense"]
-    alone = POOLING | {
-        f"{name}_{amount}": found
-        for amount, share in (("auto", auto), ("half", auto / 2))
-        for name, make_reducer in REDUCERS.items()
-        if (found := at_cost(make_reducer, share, backbone)) is not None
-    }
-    return {f"full_{name}": alone[name] for name in alone} | {
-        f"universal_{name}": POOLING[name] for name in POOLING
-    }
+    full = len(backbone.budgets) - 1
+    # What the steps alone do, without a reducer.
+    reducers = {"full_unreduced": None}
+    for start, budget in (("dense", None), ("full", full)):
+        reducers |= {f"{start}_{name}": POOLING[name] for name in POOLING}
+        reducers |= {
+            f"{start}_{name}_{amount}": found
+            for amount, share in (("auto", auto), ("half", auto / 2))
+            for name, make in REDUCERS.items()
+            if (found := at_cost(make, share, backbone, budget)) is not None
+        }
+    return reducers | {f"universal_{name}": POOLING[name] for name in POOLING}
 
 
-def run_reduced(name, reducer, shipped, folder, workers):
+def run_reduced(name, reducer, folder, workers):
     """Train with a reducer and measure it."""
     keras.utils.set_random_seed(SCHEDULE.seed)
-    universal = name.startswith("universal")
-    budgets = shipped.backbone.budgets
-    lm = with_budgets(shipped, budgets if universal else budgets[-1:])
+    start = name.partition("_")[0]
+    lm = VisorCausalLM.from_preset(STARTS[start], dtype=SCHEDULE.dtype)
+    universal = start == "universal"
+    budgets = lm.backbone.budgets
+    lm = with_budgets(lm, budgets if universal else budgets[-1:])
     lm.reducer = reducer
     # What can answer already goes on at all budgets.
     draw_budget = Universal(len(lm.backbone.budgets), full_steps=0)
@@ -107,6 +120,7 @@ def run_reduced(name, reducer, shipped, folder, workers):
     if universal:
         seed = SCHEDULE.seed
         lm, _ = route(lm, ROUTING_SAMPLES, folder / "routing", seed)
+        record["viable_budgets"] = lm.backbone.budgets
         record["auto"] = measure_auto(lm, folder / "auto_scores")
     return record
 
@@ -119,8 +133,7 @@ def main():
         "--workers", type=int, default=0, help="processes that make batches"
     )
     arguments = parser.parse_args()
-    shipped = VisorCausalLM.from_preset(START, dtype=SCHEDULE.dtype)
-    known = all_reducers(shipped.backbone)
+    known = all_reducers(VisorCausalLM.from_preset(START).backbone)
     unknown = set(arguments.names) - set(known)
     if unknown:
         parser.error(f"NAME must be of {list(known)}: {sorted(unknown)}")
@@ -128,7 +141,6 @@ def main():
         record = run_reduced(
             name,
             known[name],
-            shipped,
             arguments.run / name,
             arguments.workers,
         )

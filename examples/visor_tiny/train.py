@@ -31,6 +31,7 @@ import shlex
 import sys
 
 import keras
+from model import DENSE_PRESET
 from model import dense_layout
 from model import make_model
 from model import universal_layout
@@ -45,7 +46,6 @@ from keras_visor import VisorCausalLM
 from keras_visor.training import with_budgets
 
 OUTPUT = pathlib.Path("keras_visor/presets/visor_tiny_en")
-DENSE_OUTPUT = pathlib.Path("examples/visor_tiny/dense")
 
 
 def main():
@@ -66,7 +66,7 @@ def main():
     parser.add_argument(
         "--output",
         type=pathlib.Path,
-        help=f"defaults to {OUTPUT}, with --dense to {DENSE_OUTPUT}",
+        help=f"defaults to {OUTPUT}, with --dense to {DENSE_PRESET}",
     )
     arguments = vars(parser.parse_args())
     run, output = arguments.pop("run"), arguments.pop("output")
@@ -74,7 +74,7 @@ def main():
     full, samples = arguments.pop("full"), arguments.pop("samples")
     dense = arguments.pop("dense")
     if output is None:
-        output = DENSE_OUTPUT if dense else OUTPUT
+        output = DENSE_PRESET if dense else OUTPUT
     schedule = Schedule(**arguments)
 
     keras.utils.set_random_seed(schedule.seed)

@@ -160,6 +160,17 @@ def test_refuses_unknown_budgets(budget):
         ((3, None), TypeError, "`vision_length` must be an integer.*None"),
         ((3, 5, "full"), TypeError, "`budget` must be an integer.*'full'"),
         ((3, 5, True), TypeError, "`budget` must be an integer.*True"),
+        ((3, 5, 0, "hired:0.5"), TypeError, "`reducer` must be one.*hired"),
+        (
+            (3, 5, None, reduction.FastV(0.5, layer=99)),
+            ValueError,
+            r"`reducer` .*layers from 0 to 5.*layer=99.*\[99\]",
+        ),
+        (
+            (3, 5, 0, reduction.FastV(0.5, layer=-1)),
+            ValueError,
+            "`reducer` .*layer=-1",
+        ),
     ],
 )
 def test_refuses_bad_input(arguments, error, message):

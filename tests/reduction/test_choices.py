@@ -1,11 +1,14 @@
 """Random and uniform choice."""
 
+import numpy as np
 import pytest
+from keras import ops
 from visual_tokens import kept
 from visual_tokens import sample
 
 from keras_visor.reduction import RandomChoice
 from keras_visor.reduction import UniformChoice
+from keras_visor.reduction.selection import evenly
 
 RANDOM = [3, 6, 9, 14, 22, 27, 29, 30, 32, 33, 35, 38]
 
@@ -23,6 +26,19 @@ RANDOM = [3, 6, 9, 14, 22, 27, 29, 30, 32, 33, 35, 38]
 )
 def test_uniform(rate, length, expected):
     assert kept(UniformChoice(rate), sample(range(1, length + 1))) == expected
+
+
+def test_even_choice_among_very_many():
+    """Where a place times a count takes more than 32 bits."""
+    total, count = 90_000, 60_000
+    places = np.arange(total, dtype="int32")[None]
+    chosen = evenly(
+        ops.convert_to_tensor(places),
+        ops.convert_to_tensor(np.array([[count]], "int32")),
+        ops.convert_to_tensor(np.array([[total]], "int32")),
+    )
+    chosen = ops.convert_to_numpy(chosen)
+    np.testing.assert_array_equal(chosen, places % 3 != 1)
 
 
 def test_random_is_by_seed_alone():

@@ -74,7 +74,7 @@ def test_refuses_rates(cls, rate):
         cls(rate)
 
 
-@pytest.mark.parametrize("rate", ["much", None, True])
+@pytest.mark.parametrize("rate", ["much", "0.5", None, True, np.True_])
 def test_refuses_what_is_no_rate(rate):
     with pytest.raises(TypeError, match="`rate` must be a number. Received"):
         reduction.HiRED(rate)
