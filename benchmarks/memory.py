@@ -21,6 +21,12 @@ from real_shape import anonymous_memory
 from timing import row
 
 PEERS = ("transformers", "dense", "two", "minimal")
+# Freed memory is given back, that it be seen: large blocks are mapped one by
+# one, and TensorFlow does without oneDNN, whose pool keeps all that it had.
+GIVE_BACK = {
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+    "TF_ENABLE_ONEDNN_OPTS": "0",
+}
 
 
 def measure(models, sizes, cell: dict, repeats: int):
@@ -30,7 +36,7 @@ def measure(models, sizes, cell: dict, repeats: int):
         process = subprocess.run(
             [sys.executable, __file__, models.directory, peer],
             input=json.dumps([_plain(sizes), cell["visual_tokens"]]),
-            env={**os.environ, "KERAS_BACKEND": _backend()},
+            env={**os.environ, **GIVE_BACK, "KERAS_BACKEND": _backend()},
             stdout=subprocess.PIPE,
             text=True,
             check=True,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import matplotlib
 import results
+import tables
 
 matplotlib.use("Agg")
 
@@ -27,22 +28,22 @@ PLOTS = {
 
 
 def plot(rows: list[dict], what: str, path: Path) -> None:
-    """One panel a backend, one line a budget, and the peer's."""
+    """One panel a backend and machine, one line a budget, and the peer's."""
     rows = [row for row in rows if row["what"] == what]
     if not rows:
         return
     unit, title, scale = PLOTS[what]
-    backends = sorted({row["backend"] for row in rows})
+    wheres = sorted({_where(row) for row in rows})
     figure, panels = plt.subplots(
         1,
-        len(backends),
-        figsize=(1 + 3.5 * len(backends), 4),
+        len(wheres),
+        figsize=(1 + 3.5 * len(wheres), 4),
         sharey=True,
         squeeze=False,
         layout="constrained",
     )
-    for panel, backend in zip(panels[0], backends, strict=True):
-        chosen = [row for row in rows if row["backend"] == backend]
+    for panel, where in zip(panels[0], wheres, strict=True):
+        chosen = [row for row in rows if _where(row) == where]
         for budget in BUDGETS:
             line = _line(chosen, budget, "value", scale)
             if not line[0]:
@@ -51,7 +52,7 @@ def plot(rows: list[dict], what: str, path: Path) -> None:
         line = _line(chosen, "dense", "transformers", scale)
         panel.plot(*line, "s--", color="black", label="transformers")
         lengths = sorted({row["visual_tokens"] for row in chosen})
-        panel.set(title=backend, xscale="log", yscale="log")
+        panel.set(title=where, xscale="log", yscale="log")
         panel.set_xlabel("visual tokens")
         panel.set_xticks(lengths, [f"{length:,}" for length in lengths])
         panel.tick_params(axis="x", labelsize="small", rotation=30)
@@ -62,6 +63,10 @@ def plot(rows: list[dict], what: str, path: Path) -> None:
     figure.suptitle(title)
     figure.savefig(path, dpi=150)
     plt.close(figure)
+
+
+def _where(row):
+    return f"{row['backend']} on {tables.machine(row)}"
 
 
 def _line(rows, budget, key, scale):

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-KEYS = ("what", "backend", "visual_tokens", "batch", "budget")
+KEYS = ("what", "backend", "machine", "visual_tokens", "batch", "budget")
 
 
 def read(path: Path) -> list[dict]:

@@ -31,6 +31,7 @@ MORE = {
         ("of that", "of_flops_ratio", "part"),
         ("of FLOPs that run", "of_run_ratio", "part"),
         ("of bare matmul", "of_matmul", "part"),
+        ("ratio at the matmuls' limit", "limit_ratio", "ratio"),
     ),
     "decode": (
         ("our dense / ours", "dense_ratio", "ratio"),
@@ -75,7 +76,7 @@ def page(rows: list[dict]) -> str:
     """
     if not rows:
         return "# Speed and memory\n\nNothing has been measured.\n"
-    rows = [{**row, **_of_run(row)} for row in rows]
+    rows = [{**row, **_of_run(row), **_limit(row, rows)} for row in rows]
     parts = [HEAD, *_linearity(rows), *_rooflines(rows)]
     for what, title in TITLES.items():
         chosen = [row for row in rows if row["what"] == what]
@@ -88,24 +89,26 @@ HEAD = """\
 # Speed and memory
 
 Written by `python benchmarks/speed.py`, which says what is measured; remade
-from `results.json` by `python benchmarks/tables.py`. Everything in float32,
-the shape of LLaVA-OneVision 0.5B (24 layers of width 896), 64 tokens of text
-where nothing else is said, the same random weights for all peers.
-`transformers` is LlavaOnevision with SDPA; a ratio above 1 means that ours
-takes less. Our dense self is LLaVA-OneVision itself, every layer over all
-tokens. The best backend of a row is set in bold; a target asks half of the
-others where it is a prefill's ratio. Times are medians of rounds in which all
-peers of a row take turns. Lengths are run as they stand; `generate` pads them
-on JAX and TensorFlow, by less than an eighth. FLOPs are those of
-`count_flops`, twice that for a training step, and are held against a bare
-matmul. They count whole layers and all pairs of tokens, of which causal
-attention needs half, and more where nobody reads the visual tokens afterwards:
-what runs can be faster than a matmul of as many, and "of FLOPs that run" says
-how much of their ratio the minimal budget reaches once half of dense's pairs
-are left out. Five questions about one picture take
-`transformers` five times what one does. A decoded token reads all weights and
-the cache at least once, which is held against a bare copy (bytes read and
-written)."""
+from `results.json` by `python benchmarks/tables.py`. Everything in float32, the
+shape of LLaVA-OneVision 0.5B (24 layers of width 896), 64 tokens of text where
+nothing else is said, the same random weights for all peers. `transformers` is
+LlavaOnevision with SDPA; a ratio above 1 means that ours takes less. Our dense
+self is LLaVA-OneVision itself, every layer over all tokens. The best backend of
+a row, on its machine, is set in bold; a target asks half of the others where it
+is a prefill's ratio. Times are medians of rounds in which all peers of a row
+take turns. Lengths are run as they stand; `generate` pads them on JAX and
+TensorFlow, by less than an eighth. FLOPs are those of `count_flops`, twice that
+for a training step, and are held against a bare matmul. They count whole layers
+and all pairs of tokens, of which causal attention needs half, and more where
+nobody reads the visual tokens afterwards: what runs can be faster than a matmul
+of as many, and "of FLOPs that run" says how much of their ratio the minimal
+budget reaches once half of dense's pairs are left out. Of the minimal budget's
+FLOPs most are the text's, whose 64 rows make thin products, at a rate of their
+own (below): "ratio at the matmuls' limit" is what the minimal budget would
+reach if it did nothing but bare products, thin ones for the text. Five
+questions about one picture take `transformers` five times what one does. A
+decoded token reads all weights and the cache at least once, which is held
+against a bare copy (bytes read and written)."""
 
 
 def _of_run(row):
@@ -122,6 +125,32 @@ def _of_run(row):
     pairs = text["num_hidden_layers"] * 2 * text["hidden_size"] * length**2
     run = counted - pairs / row["flops"]
     return {"of_run_ratio": row["dense_ratio"] / run}
+
+
+def _limit(row, rows):
+    """The ratio that bare matmuls would reach, the text's as thin ones."""
+    if (row["what"], row["budget"]) != ("prefill", "minimal"):
+        return {}
+    where = row["backend"], row["machine"]
+    rates = [
+        each["value"]
+        for each in rows
+        if (each["what"], each["budget"]) == ("roofline", "thin matmul")
+        and (each["backend"], each["machine"]) == where
+    ]
+    if not rates or not row["ratio"]:
+        return {}
+    text = REAL.text
+    width, heads = text["hidden_size"], text["num_attention_heads"]
+    key_value_width = width // heads * text["num_key_value_heads"]
+    matrices = (
+        2 * width**2
+        + 2 * width * key_value_width
+        + 3 * width * text["intermediate_size"]
+    )
+    thin = 2 * REAL.text_tokens * matrices * text["num_hidden_layers"]
+    other = (row["flops"] - thin) / row["roofline"]["matmul_flops"]
+    return {"limit_ratio": row["transformers"] / (thin / rates[0] + other)}
 
 
 def one_line(row: dict) -> str:
@@ -145,7 +174,8 @@ def one_line(row: dict) -> str:
 def _table(what, rows) -> str:
     unit = "size" if what in SIZES else "time"
     more = [column for column in MORE[what] if _is_used(column, rows)]
-    titles = ["budget", "visual tokens", "batch", "backend", "ours"]
+    titles = ["budget", "visual tokens", "batch"]
+    titles += ["machine", "backend", "ours"]
     has_peer = any(row["transformers"] for row in rows)
     if has_peer:
         titles += ["transformers", "ratio"]
@@ -158,6 +188,7 @@ def _table(what, rows) -> str:
             row["budget"],
             _write(row["visual_tokens"], "count"),
             str(row["batch"]),
+            machine(row),
             backend,
             _write(row["value"], unit),
         ]
@@ -179,28 +210,34 @@ def _table(what, rows) -> str:
 
 
 def is_best(row: dict, rows: list[dict]) -> bool:
-    """Whether no other backend has a better value."""
-    names = ("what", "visual_tokens", "batch", "budget")
+    """Whether no other backend has a better value on that machine."""
+    names = ("what", "machine", "visual_tokens", "batch", "budget")
     rivals = [r for r in rows if all(r[n] == row[n] for n in names)]
     return row["value"] == min(rival["value"] for rival in rivals)
+
+
+def machine(row):
+    """Its name, as short as tells machines apart."""
+    name = row["machine"].partition(",")[0]
+    return name.replace("(R)", "").removesuffix(" Processor")
 
 
 def _linearity(rows):
     """How the minimal budget's time grows with the picture."""
     lines = []
-    for backend in sorted({row["backend"] for row in rows}):
+    for where in sorted({(row["backend"], machine(row)) for row in rows}):
         line = sorted(
             (row["visual_tokens"], row["value"])
             for row in rows
             if (row["what"], row["budget"]) == ("prefill", "minimal")
-            and row["backend"] == backend
+            and (row["backend"], machine(row)) == where
         )
         if len(line) < 3:
             continue
         (first, least), (last, most) = line[0], line[-1]
         lines.append(
-            f"- {backend}: {last / first:.1f} times the visual tokens, "
-            f"{most / least:.1f} times the time "
+            f"- {' on '.join(where)}: {last / first:.1f} times the visual "
+            f"tokens, {most / least:.1f} times the time "
             f"({_write(least, 'time')} at {first:,}, {_write(most, 'time')} "
             f"at {last:,})"
         )
@@ -212,19 +249,15 @@ def _linearity(rows):
 def _rooflines(rows):
     """The machines, and what they can do, by kind of row and backend."""
     lines = [
-        "| rows | backend | machine | threads | matmul | torch's matmul "
-        "| copy | versions | measured |",
-        "|" + "---|" * 9,
+        "| rows | backend | machine | threads | matmul | thin matmul "
+        "| torch's matmul | copy | versions | measured |",
+        "|" + "---|" * 10,
     ]
-    pairs = dict.fromkeys((row["what"], row["backend"]) for row in rows)
-    for what, backend in pairs:
+    # The last of each kind's rows.
+    runs = {(row["what"], row["backend"], row["machine"]): row for row in rows}
+    for (what, backend, _), last in runs.items():
         if what in ("roofline", "cache"):
             continue
-        last = [
-            row
-            for row in rows
-            if (row["what"], row["backend"]) == (what, backend)
-        ][-1]
         limits = last["roofline"]
         versions = last["versions"].items()
         cells = [
@@ -233,6 +266,9 @@ def _rooflines(rows):
             last["machine"],
             str(last["threads"]),
             f"{limits['matmul_flops'] / 1e9:.0f} GFLOP/s",
+            f"{limits['thin_matmul_flops'] / 1e9:.0f} GFLOP/s"
+            if "thin_matmul_flops" in limits
+            else "",
             f"{limits['torch_matmul_flops'] / 1e9:.0f} GFLOP/s",
             f"{limits['copy_bytes'] / 1e9:.1f} GB/s",
             ", ".join(f"{name} {version}" for name, version in versions),

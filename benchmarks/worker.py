@@ -29,7 +29,7 @@ def main() -> None:
 
     chosen = sizes.QUICK if job["quick"] else sizes.REAL
     models = Models(job["directory"], chosen.text["num_hidden_layers"])
-    limits = roofline(chosen.roofline)
+    limits = roofline(chosen)
     process = {
         "dtype": "float32",
         "threads": job["threads"],
@@ -74,8 +74,14 @@ def roofline_rows(limits: dict) -> list[dict]:
     ours, theirs = limits["matmul_flops"], limits["torch_matmul_flops"]
     more = {"repeats": limits["repeats"]}
     matmul = timing.row("roofline", None, 1, "matmul", ours, theirs, **more)
-    copy = timing.row("roofline", None, 1, "copy", limits["copy_bytes"], **more)
-    return [{**matmul, "ratio": ours / theirs}, copy]
+    others = [
+        timing.row("roofline", None, 1, budget, limits[name], **more)
+        for budget, name in (
+            ("thin matmul", "thin_matmul_flops"),
+            ("copy", "copy_bytes"),
+        )
+    ]
+    return [{**matmul, "ratio": ours / theirs}, *others]
 
 
 def machine() -> str:
