@@ -173,6 +173,21 @@ def test_readme_figures():
         ]
         cells = " | ".join(f"{ratio:.1f}x" for ratio in ratios)
         assert f"| {length:,} | {cells} |" in readme, cells
+    xeon = "Intel(R) Xeon(R) Processor, 2 core(s)"
+    minimal, two = (
+        [
+            f"{best('prefill', budget, visual_tokens=length, machine=xeon):.1f}"
+            for length in (1_485, 3_699, 7_371)
+        ]
+        for budget in ("minimal", "two")
+    )
+    assert "minimal budget is {}, {} and {} times as fast".format(*minimal) in (
+        prose
+    )
+    assert "two layers {}, {} and {} times.".format(*two) in prose
+    pooled = "two average_pooling:0.5"
+    faster = best("reduction", pooled, "unreduced_ratio", machine=xeon)
+    assert f"read {faster:.1f} times as fast again" in prose
     one, eight = (best("decode", batch=batch) for batch in (1, 8))
     assert f"{one:.1f} times as fast" in prose
     assert f"{eight:.1f} times in a batch of eight" in prose
