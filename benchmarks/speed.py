@@ -58,7 +58,9 @@ def parse():
     parser.add_argument("--threads", type=int, default=cores)
     parser.add_argument("--repeats", type=int, help="defaults to 5")
     parser.add_argument(
-        "--resume", action="store_true", help="skip what has been measured"
+        "--resume",
+        action="store_true",
+        help="skip what has been measured, on whatever machine",
     )
     parser.add_argument(
         "--quick", action="store_true", help="a tiny model, one repeat"

@@ -95,6 +95,10 @@ def test_training_the_dense_model(monkeypatch, tmp_path):
     # The folder holds a training from other weights.
     with pytest.raises(ValueError, match="same training.*'start': None"):
         train(f"--start {tmp_path / 'out'}")
+    # And one of other budgets.
+    other = f"train.py --steps 1 --vision-steps 1 --run {tmp_path / 'run'}"
+    with pytest.raises(ValueError, match="same training.*'budgets'"):
+        run_script(monkeypatch, *other.split(maxsplit=1))
 
 
 def test_claims(monkeypatch, tmp_path):

@@ -345,10 +345,11 @@ def main():
         draw_pareto(compared, out / "pareto.png")
         report += [
             "## Token reduction",
-            "Trained on with a reducer: the dense model (`dense_`), the "
-            "shipped model's full budget alone (`full_`) and all its budgets "
-            '(`universal_`). Rates of `_auto` cost what "auto" costs, those '
-            'of `_half` half of that. The FLOPs of "auto" are those of '
+            "Trained on with a reducer, or `_unreduced`: the dense model "
+            "(`dense_`), the shipped model's full budget alone (`full_`) and "
+            "all its budgets (`universal_`). Rates of `_auto` "
+            'cost what "auto" costs, those of `_half` half of that. The '
+            'FLOPs of "auto" are those of '
             "coarse and fine questions, one of each.",
             "![Accuracy against FLOPs of all of them](pareto.png)",
             table(header, control_rows(compared)),

@@ -137,7 +137,10 @@ def main():
     unknown = set(arguments.names) - set(known)
     if unknown:
         parser.error(f"NAME must be of {list(known)}: {sorted(unknown)}")
-    for name in arguments.names or known:
+    names = arguments.names or list(known)
+    if any(n.startswith("dense") for n in names) and not DENSE_PRESET.exists():
+        parser.error(f"{DENSE_PRESET} is missing: train.py --dense makes it")
+    for name in names:
         record = run_reduced(
             name,
             known[name],

@@ -99,10 +99,11 @@ def train(
         shipped, and the minutes that it took, all calls together.
 
     Raises:
-        ValueError: The folder is of a training from other weights or with
-            another reducer.
+        ValueError: The folder is of a training from other weights, of other
+            budgets or with another reducer.
     """
     settings = {
+        "budgets": lm.backbone.budgets,
         "reducer": repr(lm.reducer),
         "start": model_digest(lm, with_policy=False) if reads else None,
     }
@@ -147,13 +148,13 @@ def train(
         )
         compile_supervised(model, optimizer)
         if progress.exists():
-            model.load_weights(checkpoint)
             record = json.loads(progress.read_text())
-            if record["settings"] != settings:
+            if record.get("settings") != settings:
                 raise ValueError(
                     f"`run` must be of the same training. Received: {run}, "
-                    f"with {record['settings']} instead of {settings}"
+                    f"with {record.get('settings')} instead of {settings}"
                 )
+            model.load_weights(checkpoint)
             done, seconds = record["done"], record["seconds"]
             print(f"going on after step {done}")
         while done < schedule.steps:

@@ -58,6 +58,7 @@ class Supervised(keras.Model):
             streams, switches, range(LOOKING_LAYER), reducer=self.reducer
         )
         attention = backbone.vision_attention(LOOKING_LAYER, streams)
+        _, _, looked_at = find_slots(x, streams, self.reducer)
         streams = backbone.run_layers(
             streams,
             switches,
@@ -67,7 +68,7 @@ class Supervised(keras.Model):
         answers = backbone.token_embedding(
             backbone.final_norm(streams.text), reverse=True
         )
-        slots, is_left, looked_at = find_slots(x, streams, self.reducer)
+        slots, is_left, _ = find_slots(x, streams, self.reducer)
         scores = self.labels(
             ops.take_along_axis(streams.vision, slots[:, :, None], axis=1)
         )
