@@ -37,7 +37,6 @@ SELF_ATTENTION_LAYERS = (2, 4, 6)
 # The last layer at which the text reads the image, of every layout.
 LOOKING_LAYER = 7
 
-
 # Where `train.py --dense` writes it.
 DENSE_PRESET = pathlib.Path(__file__).parent / "dense"
 

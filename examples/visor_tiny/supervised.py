@@ -8,6 +8,8 @@ from pages import LETTERS
 from pages import PATCHES
 from supervision import ROLES
 
+from keras_visor.layers.take_tokens import take_tokens
+
 
 class Reader(keras.Model):
     """Labels the patches of `Pages`: the encoder alone, without the decoder."""
@@ -69,9 +71,7 @@ class Supervised(keras.Model):
             backbone.final_norm(streams.text), reverse=True
         )
         slots, is_left, _ = find_slots(x, streams, self.reducer)
-        scores = self.labels(
-            ops.take_along_axis(streams.vision, slots[:, :, None], axis=1)
-        )
+        scores = self.labels(take_tokens(streams.vision, slots))
         looks = ops.sum(ops.where(looked_at, attention, 0.0), axis=-1)
         # What has been left out costs the same whatever is done.
         looks = ops.where(ops.any(looked_at, axis=-1), looks, 1.0)
