@@ -1,5 +1,6 @@
 """The one place that knows how each backend compiles a program."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -87,7 +88,14 @@ class Programs:
 
         model = self.model
 
-        @jax.jit
+        # On CPUs, XLA orders a program for concurrency by default, which keeps
+        # more alive at once: the dense prefill of 7,371 visual tokens took
+        # 1.4 GB of temporary memory with it, and takes 0.4 GB without.
+        options = None
+        if jax.default_backend() == "cpu":
+            options = {"xla_cpu_enable_concurrency_optimized_scheduler": False}
+
+        @functools.partial(jax.jit, compiler_options=options)
         def compiled(state, tensors):
             mapping = zip(self._variables(), state, strict=True)
             with keras.StatelessScope(state_mapping=mapping) as scope:
