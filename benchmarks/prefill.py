@@ -32,11 +32,12 @@ def measure(models, sizes, cell: dict, repeats: int):
     medians = {name: median(values) for name, values in seconds.items()}
     for budget in budgets:
         flops = models.flops(sizes.text_tokens, length, budget)
-        more = {}
+        # Those whose matrices have few rows.
+        more = {"text_flops": models.flops(sizes.text_tokens, 0, "minimal")}
         if not alone:
             dense_flops = models.flops(sizes.text_tokens, length, "dense")
             dense_ratio = medians["dense"] / medians[budget]
-            more = {
+            more |= {
                 "dense": medians["dense"],
                 "dense_ratio": dense_ratio,
                 "flops_ratio": dense_flops / flops,

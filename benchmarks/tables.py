@@ -142,19 +142,10 @@ def _limit(row, rows):
     rate = next(filter(None, rates), None)
     if not rate or not row["ratio"]:
         return {}
-    text = REAL.text
-    width, heads = text["hidden_size"], text["num_attention_heads"]
-    key_value_width = width // heads * text["num_key_value_heads"]
-    matrices = (
-        2 * width**2
-        + 2 * width * key_value_width
-        + 3 * width * text["intermediate_size"]
-    )
-    thin = 2 * REAL.text_tokens * matrices * text["num_hidden_layers"]
-    if row["flops"] <= thin:  # The quick model's.
-        return {}
-    other = (row["flops"] - thin) / row["roofline"]["matmul_flops"]
-    return {"limit_ratio": row["transformers"] / (thin / rate + other)}
+    other = row["flops"] - row["text_flops"]
+    seconds = row["text_flops"] / rate
+    seconds += other / row["roofline"]["matmul_flops"]
+    return {"limit_ratio": row["transformers"] / seconds}
 
 
 def one_line(row: dict) -> str:

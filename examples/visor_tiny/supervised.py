@@ -60,7 +60,7 @@ class Supervised(keras.Model):
             streams, switches, range(LOOKING_LAYER), reducer=self.reducer
         )
         attention = backbone.vision_attention(LOOKING_LAYER, streams)
-        _, _, looked_at = find_slots(x, streams, self.reducer)
+        looked_at = where_to_look(x, streams, self.reducer)
         streams = backbone.run_layers(
             streams,
             switches,
@@ -70,7 +70,7 @@ class Supervised(keras.Model):
         answers = backbone.token_embedding(
             backbone.final_norm(streams.text), reverse=True
         )
-        slots, is_left, _ = find_slots(x, streams, self.reducer)
+        slots, is_left = find_labelled(x, streams, self.reducer)
         scores = self.labels(take_tokens(streams.vision, slots))
         looks = ops.sum(ops.where(looked_at, attention, 0.0), axis=-1)
         # What has been left out costs the same whatever is done.
@@ -85,32 +85,43 @@ class Supervised(keras.Model):
         }
 
 
-def find_slots(x, streams, reducer):
+def where_to_look(x, streams, reducer):
+    """At which of the visual tokens that are left a text token should look.
+
+    Returns:
+        bool tensor (batch, text_length, vision_length).
+    """
+    if reducer is None:
+        return x["looked_at"]
+    looked_at = ops.cast(x["looked_at"], "float32")
+    return ops.matmul(looked_at, ops.cast(stands(x, streams), "float32")) > 0
+
+
+def find_labelled(x, streams, reducer):
     """Where the visual tokens are that labels speak of.
 
     Returns:
-        `(slots, is_left, looked_at)`: int and bool tensors (batch, labelled),
-        where a labelled token stands among the visual ones and whether it is
-        there; and a bool tensor (batch, text_length, vision_length), where
-        each text token should look.
+        `(slots, is_left)`: int and bool tensors (batch, labelled), where a
+        labelled token stands among those that are left, and whether it does.
     """
+    slots = x["labelled"]
     if reducer is None:
-        slots = x["labelled"]
-        return slots, ops.ones_like(slots, dtype="bool"), x["looked_at"]
-    before, after = x["vision_positions"], streams.vision_positions
-    stands = ops.logical_and(
-        before[:, :, None] == after[:, None], streams.vision_mask[:, None]
-    )
-    looked_at = ops.matmul(
-        ops.cast(x["looked_at"], "float32"), ops.cast(stands, "float32")
-    )
+        return slots, ops.ones_like(slots, dtype="bool")
     labelled = ops.take_along_axis(
-        ops.cast(stands, "int32"), x["labelled"][:, :, None], axis=1
+        ops.cast(stands(x, streams), "int32"), slots[:, :, None], axis=1
     )
-    return (
-        ops.argmax(labelled, axis=-1),
-        ops.any(labelled > 0, axis=-1),
-        looked_at > 0,
+    return ops.argmax(labelled, axis=-1), ops.any(labelled > 0, axis=-1)
+
+
+def stands(x, streams):
+    """Whether a visual token stands in a place of those that are left.
+
+    Returns:
+        bool tensor (batch, vision_length before, vision_length after).
+    """
+    before, after = x["vision_positions"], streams.vision_positions
+    return ops.logical_and(
+        before[:, :, None] == after[:, None], streams.vision_mask[:, None]
     )
 
 

@@ -33,6 +33,7 @@ PREFILL = {
     "dense": 8.0,
     "dense_ratio": 20.0,
     "flops": 5.6e10,
+    "text_flops": 5e10,
     "flops_ratio": 25.0,
     "of_flops_ratio": 0.8,
     "machine": "a computer",
@@ -91,6 +92,11 @@ def test_quick(tmp_path):
     keys = [tuple(row[key] for key in list(KEYS)[:5]) for row in rows]
     assert len(keys) == len(set(keys))
     assert "## Prefill" in path.with_suffix(".md").read_text()
+    # By hand: 6 layers' matrices and attention over 16 tokens of text.
+    matrices = 2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 48
+    text_flops = 6 * (2 * 16 * matrices + 4 * 32 * 16**2)
+    prefills = [row for row in rows if row["what"] == "prefill"]
+    assert {row["text_flops"] for row in prefills} == {text_flops}
 
     # All is there: nothing is measured again.
     run("speed.py", *arguments, "--resume", "--results", path)
@@ -126,12 +132,10 @@ def test_limit_of_thin_products(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
     import tables
 
-    thin = 2 * 64 * 24 * (2 * 896**2 + 2 * 896 * 128 + 3 * 896 * 4864)
     limits = {**PREFILL["roofline"], "thin_matmul_flops": 5e10}
-    row = {**PREFILL, "flops": thin + 1e10, "roofline": limits}
-    found = tables._limit(row, [row])
-    assert found == {"limit_ratio": pytest.approx(8 / (thin / 5e10 + 0.1))}
-    assert tables._limit({**row, "flops": 1e6}, [row]) == {}
+    row = {**PREFILL, "roofline": limits}
+    # 50 GFLOP thin ones in a second, 6 others in 0.06.
+    assert tables._limit(row, [row]) == {"limit_ratio": pytest.approx(8 / 1.06)}
     assert tables._limit(PREFILL, [PREFILL]) == {}
 
 
