@@ -227,8 +227,8 @@ def test_reduced_controls(short_controls, tmp_path, capsys):
     assert 0.03 < costs[0] <= pooled["auto"]["flops_vs_dense"] <= costs[-1]
     claims = comparisons.control_claims({}, {}, reduced, auto)
     assert set(claims) == {
-        "reduction_best_fine",
-        "reduction_best_fine_half",
+        "full_reduction_best_fine",
+        "full_reduction_best_fine_half",
         "tr2_fine",
         "tr2_best_fine_half",
     }
@@ -262,9 +262,11 @@ def made_up_controls():
         "dense": {"budgets": {"[0, 1]": scores(1.0, 0.95, 0.75, 0.6)}},
     }
     reduced = {
-        "full_fast_v_auto": {"budgets": {"[0]": scores(0.201, 0.9, 0.6, 0.5)}},
-        "full_hired_half": {"budgets": {"[0]": scores(0.1, 0.9, 0.45, 0.5)}},
-        "full_pooling_2x": {"budgets": {"[0]": scores(0.5, 0.9, 0.7, 0.5)}},
+        "dense_fast_v_auto": {"budgets": {"[0]": scores(0.201, 0.9, 0.6, 0.5)}},
+        "dense_hired_half": {"budgets": {"[0]": scores(0.1, 0.9, 0.45, 0.5)}},
+        "dense_pooling_2x": {"budgets": {"[0]": scores(0.5, 0.9, 0.7, 0.5)}},
+        "full_fast_v_auto": {"budgets": {"[0]": scores(0.2, 0.9, 0.65, 0.5)}},
+        "full_unreduced": {"budgets": {"[0]": scores(0.3, 0.9, 0.9, 0.5)}},
         "universal_pooling_2x": {
             "budgets": {
                 "[]": scores(0.07, 0.9, 0.5, 0.4),
@@ -287,6 +289,7 @@ def test_what_is_claimed_of_controls():
         "dense_fine": 0.75,
         "reduction_best_fine": 0.6,
         "reduction_best_fine_half": 0.45,
+        "full_reduction_best_fine": 0.65,
         "tr2_fine": 0.79,
         "tr2_best_fine_half": 0.6,
     }
@@ -304,7 +307,7 @@ def test_controls_are_compared_as_they_come():
     assert "universal_worst_gap" not in control_claims({}, alone, {}, 0.2)
     claims = control_claims(controls, {}, {}, 0.2)
     assert claims == {"universal_worst_gap": pytest.approx(0.03)}
-    name = "full_hired_half"
+    name = "dense_hired_half"
     claims = control_claims({}, {}, {name: reduced[name]}, 0.2)
     assert claims["reduction_best_fine"] == 0.45
     assert "tr2_fine" not in claims

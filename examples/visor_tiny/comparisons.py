@@ -88,13 +88,18 @@ def control_claims(controls, from_nothing, reduced, share):
         if name in ("universal", "dense")
     }
     gaps = universal_gaps(controls) + universal_gaps(beside_dense)
+    half = share / 2
     claims = {
         "universal_worst_gap": max(gaps, default=None),
-        "reduction_best_fine": best_fine(reduced, "full", "auto", share),
-        "reduction_best_fine_half": best_fine(
-            reduced, "full", "half", share / 2
+        # On the dense model.
+        "reduction_best_fine": best_fine(reduced, "dense", "auto", share),
+        "reduction_best_fine_half": best_fine(reduced, "dense", "half", half),
+        # On the bundled model, at its full budget alone.
+        "full_reduction_best_fine": best_fine(reduced, "full", "auto", share),
+        "full_reduction_best_fine_half": best_fine(
+            reduced, "full", "half", half
         ),
-        "tr2_best_fine_half": best_fine(reduced, POOLED, "half", share / 2),
+        "tr2_best_fine_half": best_fine(reduced, POOLED, "half", half),
     }
     if "dense" in from_nothing:
         dense = full_scores(from_nothing["dense"]["budgets"])
