@@ -106,9 +106,11 @@ budget reaches once half of dense's pairs are left out. Up to 7,371 visual
 tokens, most of the minimal budget's FLOPs are the text's, whose 64 rows make
 thin products, at a rate of their own (below): "ratio at the matmuls' limit" is
 what the minimal budget would reach if it did nothing but bare products, thin
-ones for the text. Five questions about one picture take `transformers` five
-times what one does. A decoded token reads all weights and the cache at least
-once, which is held against a bare copy (bytes read and written)."""
+ones for the text. Routing is the difference of two prefills' times, below 0
+where it is lost in their noise. Five questions about one picture take
+`transformers` five times what one does. A decoded token reads all weights and
+the cache at least once, which is held against a bare copy (bytes read and
+written)."""
 
 
 def _of_run(row):
