@@ -164,6 +164,7 @@ def short_controls(monkeypatch, tmp_path):
     for name in ("SCHEDULE", "FROM_NOTHING"):
         monkeypatch.setattr(controls, name, short)
     monkeypatch.setattr(reduced_controls, "SCHEDULE", short)
+    monkeypatch.setattr(reduced_controls, "VISOR_TR_SCHEDULE", short)
     monkeypatch.setattr(reduced_controls, "ROUTING_SAMPLES", 60)
     monkeypatch.setattr(scoreboard, "SAMPLES", 30)
     for module in (controls, reduced_controls, comparisons):
