@@ -32,8 +32,10 @@ def measure(models, sizes, cell: dict, repeats: int):
     medians = {name: median(values) for name, values in seconds.items()}
     for budget in budgets:
         flops = models.flops(sizes.text_tokens, length, budget)
-        # Those whose matrices have few rows.
-        more = {"text_flops": models.flops(sizes.text_tokens, 0, "minimal")}
+        more = {}
+        if budget == "minimal":
+            # Of decoder layers over the text alone: matrices of few rows.
+            more["text_flops"] = models.flops(sizes.text_tokens, 0, budget)
         if not alone:
             dense_flops = models.flops(sizes.text_tokens, length, "dense")
             dense_ratio = medians["dense"] / medians[budget]

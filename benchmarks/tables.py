@@ -76,7 +76,7 @@ def page(rows: list[dict]) -> str:
     """
     if not rows:
         return "# Speed and memory\n\nNothing has been measured.\n"
-    rows = [{**row, **_of_run(row), **_limit(row, rows)} for row in rows]
+    rows = [{**row, **_of_run(row), **_limit(row)} for row in rows]
     parts = [HEAD, *_linearity(rows), *_rooflines(rows)]
     for what, title in TITLES.items():
         chosen = [row for row in rows if row["what"] == what]
@@ -129,24 +129,16 @@ def _of_run(row):
     return {"of_run_ratio": row["dense_ratio"] / run}
 
 
-def _limit(row, rows):
+def _limit(row):
     """The ratio that bare matmuls would reach, the text's as thin ones."""
-    if (row["what"], row["budget"]) != ("prefill", "minimal"):
+    limits = row["roofline"]
+    if "text_flops" not in row or "thin_matmul_flops" not in limits:
         return {}
-    where = row["backend"], row["machine"]
-    rates = [row["roofline"].get("thin_matmul_flops")]
-    rates += [
-        each["value"]
-        for each in rows
-        if (each["what"], each["budget"]) == ("roofline", "thin matmul")
-        and (each["backend"], each["machine"]) == where
-    ]
-    rate = next(filter(None, rates), None)
-    if not rate or not row["ratio"]:
+    if not row["ratio"]:
         return {}
+    seconds = row["text_flops"] / limits["thin_matmul_flops"]
     other = row["flops"] - row["text_flops"]
-    seconds = row["text_flops"] / rate
-    seconds += other / row["roofline"]["matmul_flops"]
+    seconds += other / limits["matmul_flops"]
     return {"limit_ratio": row["transformers"] / seconds}
 
 

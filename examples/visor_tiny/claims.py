@@ -192,7 +192,7 @@ def shipped_record(lm, measured):
         lm.backbone.budgets, measured.scores.T, measured.flops.T, strict=True
     )
     return {
-        "minutes": None,  # Of eight stages: history.md.
+        "schedule": {"steps": "history.md"},  # Eight stages.
         "budgets": {str(b): scores(*found) for b, *found in columns},
         "auto": {
             "flops_vs_dense": 1 / measured.auto_saving(GROUPS[:2]),
@@ -332,7 +332,7 @@ def main():
             for what, other in unseen.items()
         ),
     ]
-    header = ["trained", "budget", "FLOPs", *GROUPS, "minutes"]
+    header = ["trained", "budget", "FLOPs", *GROUPS, "steps"]
     if controls:
         report += [
             "## Controls that go on from trained weights",

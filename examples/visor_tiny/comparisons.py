@@ -110,12 +110,13 @@ def control_claims(controls, from_nothing, reduced, share):
 
 
 def points(controls):
-    """What was trained, at each budget: (name, budget, scores, minutes)."""
+    """What was trained, at each budget: (name, budget, scores, steps)."""
     for name, record in controls.items():
+        steps = record["schedule"]["steps"]
         for budget, scores in record["budgets"].items():
-            yield name, budget, scores, record["minutes"]
+            yield name, budget, scores, steps
         if "auto" in record:
-            yield name, "auto", record["auto"], record["minutes"]
+            yield name, "auto", record["auto"], steps
 
 
 def control_rows(controls):
@@ -125,9 +126,9 @@ def control_rows(controls):
             budget,
             f"{scores['flops_vs_dense']:.3f}",
             *(f"{scores[group]:.1%}" for group in GROUPS),
-            "" if minutes is None else f"{minutes:.0f}",
+            str(steps),
         ]
-        for name, budget, scores, minutes in points(controls)
+        for name, budget, scores, steps in points(controls)
     ]
 
 

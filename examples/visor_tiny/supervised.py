@@ -94,7 +94,9 @@ def where_to_look(x, streams, reducer):
     if reducer is None:
         return x["looked_at"]
     looked_at = ops.cast(x["looked_at"], "float32")
-    return ops.matmul(looked_at, ops.cast(stands(x, streams), "float32")) > 0
+    return (
+        ops.matmul(looked_at, ops.cast(same_places(x, streams), "float32")) > 0
+    )
 
 
 def find_labelled(x, streams, reducer):
@@ -108,13 +110,13 @@ def find_labelled(x, streams, reducer):
     if reducer is None:
         return slots, ops.ones_like(slots, dtype="bool")
     labelled = ops.take_along_axis(
-        ops.cast(stands(x, streams), "int32"), slots[:, :, None], axis=1
+        ops.cast(same_places(x, streams), "int32"), slots[:, :, None], axis=1
     )
     return ops.argmax(labelled, axis=-1), ops.any(labelled > 0, axis=-1)
 
 
-def stands(x, streams):
-    """Whether a visual token stands in a place of those that are left.
+def same_places(x, streams):
+    """Which of the visual tokens that are left stands where each one stood.
 
     Returns:
         bool tensor (batch, vision_length before, vision_length after).
