@@ -221,6 +221,14 @@ def test_readme_figures():
     assert f"PyTorch eight {torch:.1f} times" in prose
     memory = best("memory", visual_tokens=7_371)
     assert f"takes {memory:.1f} times less memory above" in prose
+    long = {"visual_tokens": 7_371}
+    jax, flow = (
+        best("memory", backend=backend, **long)
+        for backend in ("jax", "tensorflow")
+    )
+    assert f"{jax:.1f} times less on JAX and {flow:.1f} on Tens" in prose
+    dense = 1 / best("memory", "dense", backend="tensorflow", **long)
+    assert f"dense model takes {dense:.1f} times more" in prose
     step = best("train_step", "universal", "of_dense")
     assert f"takes {step:.2f} of the time that our dense model's takes" in prose
     first = best("end_to_end", visual_tokens=7_371)
