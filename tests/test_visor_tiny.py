@@ -96,6 +96,8 @@ def test_training_the_dense_model(monkeypatch, tmp_path):
     # The folder holds a training from other weights.
     with pytest.raises(ValueError, match="same training.*'start': None"):
         train(f"--start {tmp_path / 'out'}")
+    with pytest.raises(ValueError, match="same training.*'learning_rate': 0.1"):
+        train("--learning-rate 0.1")
     # And one of other budgets.
     other = f"train.py --steps 1 --vision-steps 1 --run {tmp_path / 'run'}"
     with pytest.raises(ValueError, match="same training.*'budgets'"):

@@ -100,12 +100,16 @@ def train(
 
     Raises:
         ValueError: The folder is of a training from other weights, of other
-            budgets or with another reducer.
+            budgets, with another reducer, or with another rate, batch size
+            or seed.
     """
     settings = {
         "budgets": lm.backbone.budgets,
         "reducer": repr(lm.reducer),
         "start": model_digest(lm, with_policy=False) if reads else None,
+        "learning_rate": schedule.learning_rate,
+        "batch_size": schedule.batch_size,
+        "seed": schedule.seed,
     }
     labels = TokenLabels(
         lm.preprocessor.tokenizer,
