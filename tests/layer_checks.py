@@ -32,6 +32,32 @@ def call(function, **arguments):
     return program(arrays)
 
 
+def gradients(function, tensors):
+    """Of a scalar function with respect to all its tensors, compiled."""
+    backend = keras.config.backend()
+    if backend == "jax":
+        import jax
+
+        every = tuple(range(len(tensors)))
+        found = jax.jit(jax.grad(function, argnums=every))(*tensors)
+    elif backend == "tensorflow":
+        import tensorflow as tf
+
+        @tf.function(jit_compile=True, autograph=False)
+        def program(*tensors):
+            with tf.GradientTape() as tape:
+                tape.watch(tensors)
+                value = function(*tensors)
+            return tape.gradient(value, tensors)
+
+        found = program(*tensors)
+    else:
+        tensors = [t.clone().requires_grad_() for t in tensors]
+        function(*tensors).backward()
+        found = [t.grad for t in tensors]
+    return list(map(to_numpy, found))
+
+
 def to_numpy(tensor) -> np.ndarray:
     return ops.convert_to_numpy(ops.cast(tensor, "float32"))
 

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from keras import ops
 from keras import tree
 
+from keras_visor.layers.kernels import map_in_place
+from keras_visor.layers.kernels import reserves_early
 from keras_visor.layers.kernels import runs_step_by_step
 
 # For what is computed token by token: a feed-forward network's inner states
@@ -15,8 +17,7 @@ TOKEN_BLOCK = 1024
 def map_blocks(function: Callable, block_size: int, *arrays):
     """Apply a function to one block of tokens after the other.
 
-    What `function` computes in between stands in memory for one block only
-    (on TensorFlow, for as many as run at once, ten at most).
+    What `function` computes in between stands in memory for one block only.
     It must treat tokens alike, wherever they stand in the block.
 
     Args:
@@ -37,7 +38,10 @@ def map_blocks(function: Callable, block_size: int, *arrays):
     num_blocks = -(-length // block_size)
     block_size = -(-length // num_blocks)  # Even ones need little padding.
     blocks = tuple(_cut(array, num_blocks, block_size) for array in arrays)
-    outputs = ops.map(lambda block: function(*block), blocks)
+    if reserves_early():
+        outputs = map_in_place(function, blocks)
+    else:
+        outputs = ops.map(lambda block: function(*block), blocks)
     return tree.map_structure(lambda o: _join(o)[:, :length], outputs)
 
 

@@ -24,6 +24,60 @@ def runs_step_by_step() -> bool:
     return keras.config.backend() == "torch"
 
 
+def reserves_early() -> bool:
+    """Whether the results of `ops.map` stand in memory before it runs.
+
+    They begin as zeros, which depend on nothing. On TensorFlow, XLA makes
+    those of all layers at the start of a program: the dense prefill of 3,699
+    visual tokens took 949 MB, and takes 271 MB with `map_in_place`.
+    """
+    return keras.config.backend() == "tensorflow"
+
+
+def map_in_place(function, blocks):
+    """`ops.map` whose results begin as what the first block gives.
+
+    Args:
+        function: Maps tensors to a tensor or a tuple of such.
+        blocks: tuple of tensors (num_blocks, ...).
+
+    Returns:
+        What `function` gives for each block, (num_blocks, ...).
+    """
+    import tensorflow as tf
+
+    num_blocks = blocks[0].shape[0]
+    inputs = [
+        tf.TensorArray(b.dtype, num_blocks, element_shape=b.shape[1:])
+        for b in blocks
+    ]
+    inputs = [i.unstack(b) for i, b in zip(inputs, blocks, strict=True)]
+    first = function(*(block[0] for block in blocks))
+    outputs = [
+        tf.TensorArray(f.dtype, num_blocks, element_shape=f.shape).unstack(
+            tf.broadcast_to(f, tf.concat([[num_blocks], tf.shape(f)], axis=0))
+        )
+        for f in tf.nest.flatten(first)
+    ]
+
+    def compute(index, outputs):
+        block = tf.nest.flatten(function(*(i.read(index) for i in inputs)))
+        outputs = [
+            o.write(index, b) for o, b in zip(outputs, block, strict=True)
+        ]
+        return index + 1, outputs
+
+    _, outputs = tf.while_loop(
+        lambda index, _: index < num_blocks,
+        compute,
+        (1, outputs),
+        # One block's intermediate results in memory at a time.
+        parallel_iterations=1,
+        maximum_iterations=num_blocks - 1,
+    )
+    return tf.nest.pack_sequence_as(first, [o.stack() for o in outputs])
+
+
 def has_direct_products() -> bool:
     """Whether a layer is better replaced by what it computes.
 

@@ -1,10 +1,10 @@
 """Attention over sequences long enough for the backends' faster ways."""
 
-import keras
 import numpy as np
 import pytest
 from keras import ops
 from layer_checks import call
+from layer_checks import gradients
 from layer_checks import to_numpy
 
 from keras_visor.layers.attention import FEW_SCORES
@@ -140,23 +140,3 @@ def test_gradient_of_a_long_sequence():
     )
     for gradient, expected in zip(fast, halves, strict=True):
         np.testing.assert_allclose(gradient, expected, atol=2e-5)
-
-
-def gradients(function, tensors):
-    backend = keras.config.backend()
-    if backend == "jax":
-        import jax
-
-        found = jax.jit(jax.grad(function, argnums=(0, 1, 2)))(*tensors)
-    elif backend == "tensorflow":
-        import tensorflow as tf
-
-        with tf.GradientTape() as tape:
-            tape.watch(tensors)
-            value = function(*tensors)
-        found = tape.gradient(value, tensors)
-    else:
-        tensors = [t.clone().requires_grad_() for t in tensors]
-        function(*tensors).backward()
-        found = [t.grad for t in tensors]
-    return list(map(to_numpy, found))

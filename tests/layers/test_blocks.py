@@ -1,10 +1,14 @@
+import re
+
 import keras
 import numpy as np
 import pytest
 from keras import ops
 from layer_checks import call
+from layer_checks import gradients
 from layer_checks import to_numpy
 
+from keras_visor.layers import blocks
 from keras_visor.layers.blocks import map_blocks
 from keras_visor.layers.blocks import map_windows
 
@@ -30,6 +34,57 @@ def test_is_the_function_of_the_whole(length):
     )
     np.testing.assert_allclose(to_numpy(total), first.sum(-1), rtol=1e-5)
     assert max(widest) <= 4
+
+
+def test_has_the_gradient_of_the_whole():
+    rng = np.random.default_rng(0)
+    tokens, kernel, scale = (
+        ops.convert_to_tensor(rng.normal(size=shape).astype("float32"))
+        for shape in ((2, 11, 3), (3, 3), (2, 11))
+    )
+
+    def loss(block_size):
+        def of_tensors(tokens, kernel, scale):
+            def function(tokens, scale):
+                tokens = ops.tanh(tokens @ kernel)
+                return tokens * scale[:, :, None], ops.sum(tokens, axis=-1)
+
+            product, total = map_blocks(function, block_size, tokens, scale)
+            return ops.sum(product**2) + ops.sum(ops.sin(total))
+
+        return of_tensors
+
+    tensors = (tokens, kernel, scale)
+    found = gradients(loss(4), tensors)
+    expected = gradients(loss(11), tensors)
+    for ours, whole in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, whole, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(
+    keras.config.backend() != "tensorflow", reason="a program of TensorFlow's"
+)
+def test_no_result_begins_as_a_constant(monkeypatch):
+    """Which XLA would make at the start of a program, one for each layer."""
+    tf = pytest.importorskip("tensorflow")
+
+    def layers(tokens, kernel):
+        for _ in range(3):
+            tokens += map_blocks(lambda block: block @ kernel, 32, tokens)
+        return tokens
+
+    def constants():
+        program = tf.function(layers, jit_compile=True, autograph=False)
+        text = program.experimental_get_compiler_ir(
+            tf.ones((1, 256, 64)), tf.eye(64)
+        )(stage="optimized_hlo")
+        repeated = r"= f32\[8,1,32,64\]\S* broadcast\(%\S+\), dimensions={}"
+        return len(re.findall(repeated, text))
+
+    assert constants() == 0
+    # What is looked for is there with `ops.map`.
+    monkeypatch.setattr(blocks, "reserves_early", lambda: False)
+    assert constants() > 0
 
 
 @pytest.mark.parametrize("length", [3, 4, 8, 11])
