@@ -14,18 +14,22 @@ from keras_visor.layers.kernels import runs_step_by_step
 TOKEN_BLOCK = 1024
 
 
-def map_blocks(function: Callable, block_size: int, *arrays):
+def map_blocks(function: Callable, block_size: int, *arrays, margin: int = 0):
     """Apply a function to one block of tokens after the other.
 
     What `function` computes in between stands in memory for one block only.
     It must treat tokens alike, wherever they stand in the block.
 
     Args:
-        function: Maps tensors (batch, block_size, ...) to a tensor (batch,
-            block_size, ...) or a tuple of such.
+        function: Maps tensors (batch, length, ...) to a tensor (batch,
+            length, ...) or a tuple of such. With a margin, it must give the
+            same for tokens of zeros beyond the ends as for none, as a
+            convolution does.
         block_size: int. Tokens in a block. A sequence that is no longer, or
             of unknown length, is one block as it is.
         *arrays: Tensors (batch, length, ...), cut along axis 1.
+        margin: int. What a token gets may depend on as many tokens to either
+            side. Defaults to 0.
 
     Returns:
         What `function` would give for the whole, (batch, length, ...).
@@ -34,39 +38,20 @@ def map_blocks(function: Callable, block_size: int, *arrays):
     if length is None or length <= block_size:
         return function(*arrays)
     if runs_step_by_step():
-        return _in_turns(function, block_size, 0, arrays)
+        return _in_turns(function, block_size, margin, arrays)
     num_blocks = -(-length // block_size)
     block_size = -(-length // num_blocks)  # Even ones need little padding.
-    blocks = tuple(_cut(array, num_blocks, block_size) for array in arrays)
+
+    def within_margins(*block):
+        inner = slice(margin, margin + block_size)
+        return tree.map_structure(lambda t: t[:, inner], function(*block))
+
+    blocks = tuple(_cut(a, num_blocks, block_size, margin) for a in arrays)
     if reserves_early():
-        outputs = map_in_place(function, blocks)
+        outputs = map_in_place(within_margins, blocks)
     else:
-        outputs = ops.map(lambda block: function(*block), blocks)
+        outputs = ops.map(lambda block: within_margins(*block), blocks)
     return tree.map_structure(lambda o: _join(o)[:, :length], outputs)
-
-
-def map_windows(function: Callable, block_size: int, margin: int, tokens):
-    """`map_blocks` of a function that sees its neighbours, such as a filter.
-
-    Only where a Python loop runs step by step: a compiler does better with
-    the whole.
-
-    Args:
-        function: Maps a tensor (batch, length, ...) to a tensor (batch,
-            length, ...) or a tuple of such. A token's result depends on
-            `margin` tokens to either side at most, and beyond the ends are
-            none.
-        block_size: int. Tokens in a block.
-        margin: int. Tokens to either side.
-        tokens: Tensor (batch, length, ...).
-
-    Returns:
-        What `function` would give for the whole.
-    """
-    length = tokens.shape[1]
-    if not runs_step_by_step() or length <= block_size:
-        return function(tokens)
-    return _in_turns(function, block_size, margin, (tokens,))
 
 
 def _in_turns(function, block_size, margin, arrays):
@@ -84,13 +69,20 @@ def _in_turns(function, block_size, margin, arrays):
     )
 
 
-def _cut(array, num_blocks, block_size):
-    """(batch, length, ...) -> (num_blocks, batch, block_size, ...)."""
+def _cut(array, num_blocks, block_size, margin):
+    """(batch, length, ...) -> (num_blocks, batch, block_size + margins, ...).
+
+    Margins are of the tokens beside, and of zeros beyond the ends.
+    """
     missing = num_blocks * block_size - array.shape[1]
-    if missing:
+    if missing or margin:
         padding = [(0, 0)] * len(array.shape)
-        padding[1] = (0, missing)
+        padding[1] = (margin, missing + margin)
         array = ops.pad(array, padding)
+    if margin:
+        starts = range(0, num_blocks * block_size, block_size)
+        size = block_size + 2 * margin
+        return ops.stack([array[:, start : start + size] for start in starts])
     shape = ops.shape(array)
     shape = (shape[0], num_blocks, block_size, *shape[2:])
     return ops.moveaxis(ops.reshape(array, shape), 1, 0)

@@ -14,7 +14,6 @@ from keras_visor.layers.attention import make_view
 from keras_visor.layers.attention import visible
 from keras_visor.layers.blocks import TOKEN_BLOCK
 from keras_visor.layers.blocks import map_blocks
-from keras_visor.layers.blocks import map_windows
 from keras_visor.layers.kernels import depthwise_convolution
 from keras_visor.layers.kernels import has_depthwise_convolution
 from keras_visor.layers.projections import check_heads
@@ -164,22 +163,23 @@ class VisorCrossAttention(RematerializesStreams, keras.layers.Layer):
         if vision_image_ids is None and has_depthwise_convolution():
             if vision_mask is not None:
                 vision = ops.where(vision_mask[:, :, None], vision, 0.0)
-            return map_windows(
-                lambda vision: self._keys_values(
-                    vision, self._convolve(vision)
-                ),
-                TOKEN_BLOCK,
-                self.position_kernel_size // 2,
-                vision,
-            )
-        if vision_mask is None:
-            vision_mask = ops.ones(ops.shape(vision)[:2], dtype="bool")
-        if vision_image_ids is None:
-            vision_image_ids = ops.zeros_like(vision_mask, dtype="int32")
-        # Whatever the ids say of padding: it is no part of any image.
-        image_ids = ops.where(vision_mask, vision_image_ids, -1)
-        embedding = self._sum_of_taps(vision, image_ids)
-        return map_blocks(self._keys_values, TOKEN_BLOCK, vision, embedding)
+            arrays, embed = (vision,), self._convolve
+        else:
+            if vision_mask is None:
+                vision_mask = ops.ones(ops.shape(vision)[:2], dtype="bool")
+            if vision_image_ids is None:
+                vision_image_ids = ops.zeros_like(vision_mask, dtype="int32")
+            # Whatever the ids say of padding: it is no part of any image.
+            image_ids = ops.where(vision_mask, vision_image_ids, -1)
+            arrays, embed = (vision, image_ids), self._sum_of_taps
+        return map_blocks(
+            lambda vision, *image_ids: self._keys_values(
+                vision, embed(vision, *image_ids)
+            ),
+            TOKEN_BLOCK,
+            *arrays,
+            margin=self.position_kernel_size // 2,
+        )
 
     def _keys_values(self, vision, embedding):
         normed = normalize(self.key_value_norm, vision + embedding)

@@ -10,7 +10,6 @@ from layer_checks import to_numpy
 
 from keras_visor.layers import blocks
 from keras_visor.layers.blocks import map_blocks
-from keras_visor.layers.blocks import map_windows
 
 
 @pytest.mark.parametrize("length", [3, 4, 8, 11])
@@ -88,7 +87,7 @@ def test_no_result_begins_as_a_constant(monkeypatch):
 
 
 @pytest.mark.parametrize("length", [3, 4, 8, 11])
-def test_windows_see_their_neighbours(length):
+def test_blocks_see_their_neighbours(length):
     rng = np.random.default_rng(length)
     tokens = rng.normal(size=(2, length, 3)).astype("float32")
     widest = []
@@ -99,12 +98,12 @@ def test_windows_see_their_neighbours(length):
         return padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:], -tokens
 
     around, negative = call(
-        lambda tokens: map_windows(function, 4, 1, tokens), tokens=tokens
+        lambda tokens: map_blocks(function, 4, tokens, margin=1),
+        tokens=tokens,
     )
     padded = np.pad(tokens, ((0, 0), (1, 1), (0, 0)))
     expected = padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]
     np.testing.assert_allclose(to_numpy(around), expected, atol=1e-6)
     np.testing.assert_allclose(to_numpy(negative), -tokens)
-    if keras.config.backend() == "torch":
-        # A block and what its ends see.
-        assert max(widest) <= 4 + 2
+    # A block and what its ends see.
+    assert max(widest) <= 4 + 2
