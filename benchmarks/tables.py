@@ -96,21 +96,22 @@ LlavaOnevision with SDPA; a ratio above 1 means that ours takes less. Our dense
 self is LLaVA-OneVision itself, every layer over all tokens. The best backend of
 a row, on its machine, is set in bold; a target asks half of the others where it
 is a prefill's ratio. Times are medians of rounds in which all peers of a row
-take turns. Lengths are run as they stand; `generate` pads them on JAX and
-TensorFlow, by less than an eighth. FLOPs are those of `count_flops`, twice that
-for a training step, and are held against a bare matmul. They count whole layers
-and all pairs of tokens, of which causal attention needs half, and more where
-nobody reads the visual tokens afterwards: what runs can be faster than a matmul
-of as many, and "of FLOPs that run" says how much of their ratio the minimal
-budget reaches once half of dense's pairs are left out. Up to 7,371 visual
-tokens, most of the minimal budget's FLOPs are the text's, whose 64 rows make
-thin products, at a rate of their own (below): "ratio at the matmuls' limit" is
-what the minimal budget would reach if it did nothing but bare products, thin
-ones for the text. Routing is the difference of two prefills' times, below 0
-where it is lost in their noise. Five questions about one picture take
-`transformers` five times what one does. A decoded token reads all weights and
-the cache at least once, which is held against a bare copy (bytes read and
-written)."""
+take turns. A turn is the median of the runs that begin within two seconds, five
+at most; it was a single run before 2026-11-30T15. Lengths are run as they
+stand; `generate` pads them on JAX and TensorFlow, by less than an eighth. FLOPs
+are those of `count_flops`, twice that for a training step, and are held against
+a bare matmul. They count whole layers and all pairs of tokens, of which causal
+attention needs half, and more where nobody reads the visual tokens afterwards:
+what runs can be faster than a matmul of as many, and "of FLOPs that run" says
+how much of their ratio the minimal budget reaches once half of dense's pairs
+are left out. Up to 7,371 visual tokens, most of the minimal budget's FLOPs are
+the text's, whose 64 rows make thin products, at a rate of their own (below):
+"ratio at the matmuls' limit" is what the minimal budget would reach if it did
+nothing but bare products, thin ones for the text. Routing is the difference of
+two prefills' times, below 0 where it is lost in their noise. Five questions
+about one picture take `transformers` five times what one does. A decoded token
+reads all weights and the cache at least once, which is held against a bare copy
+(bytes read and written)."""
 
 
 def _of_run(row):

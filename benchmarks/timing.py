@@ -4,6 +4,11 @@ import statistics
 import time
 from collections.abc import Callable
 
+# A turn of a function: as many runs as fit into this many seconds, and at most
+# so many. The first run after another function's is slower.
+TURN = 2.0
+TURN_RUNS = 5
+
 # Whatever takes longer than this, in seconds, is repeated less often.
 SLOW = 10.0
 SLOW_REPEATS = 3
@@ -14,12 +19,15 @@ def interleave(
 ) -> dict[str, list[float]]:
     """Seconds of each function, in rounds: a machine's speed drifts.
 
-    Nothing is warmed up here: call the functions once before.
+    Nothing is compiled here: call the functions once before.
 
     Args:
         functions: dict of functions without arguments, which return when all
             is done.
-        repeats: int. How often; slow ones at most three times.
+        repeats: int. Rounds; of slow functions three at most.
+
+    Returns:
+        For each function, for each round the median of the runs of its turn.
     """
     seconds = {name: [] for name in functions}
     for round_number in range(repeats):
@@ -27,9 +35,16 @@ def interleave(
             is_slow = seconds[name] and seconds[name][0] > SLOW
             if is_slow and round_number >= SLOW_REPEATS:
                 continue
-            start = time.perf_counter()
-            function()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(median(_turn(function)))
+    return seconds
+
+
+def _turn(function) -> list[float]:
+    seconds = []
+    while sum(seconds) < TURN and len(seconds) < TURN_RUNS:
+        start = time.perf_counter()
+        function()
+        seconds.append(time.perf_counter() - start)
     return seconds
 
 
