@@ -20,7 +20,7 @@ FEW_SCORES = 2**17
 
 # More scores than that never stand in memory whole when answering: a fused
 # kernel sees to it, or queries are taken in blocks of this many.
-QUERY_BLOCK = 128
+QUERY_BLOCK = 64
 
 # Into how many spans an ordered sequence is cut, each of which computes the
 # scores up to its own end and no further.
