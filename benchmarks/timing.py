@@ -4,8 +4,8 @@ import statistics
 import time
 from collections.abc import Callable
 
-# A turn of a function: as many runs as fit into this many seconds, and at most
-# so many. The first run after another function's is slower.
+# A turn of a function: the runs that begin within this many seconds, and at
+# most so many. The first run after another function's is slower.
 TURN = 2.0
 TURN_RUNS = 5
 

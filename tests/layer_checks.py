@@ -33,7 +33,10 @@ def call(function, **arguments):
 
 
 def gradients(function, tensors):
-    """Of a scalar function with respect to all its tensors, compiled."""
+    """Of a scalar function with respect to all its tensors.
+
+    Compiled, where the backend compiles.
+    """
     backend = keras.config.backend()
     if backend == "jax":
         import jax

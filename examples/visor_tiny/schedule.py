@@ -103,6 +103,7 @@ def train(
             budgets, with another reducer, or with another rate, batch size
             or seed.
     """
+    # Not `steps` and what follows from them: a training may be prolonged.
     settings = {
         "budgets": lm.backbone.budgets,
         "reducer": repr(lm.reducer),

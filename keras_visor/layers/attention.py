@@ -19,7 +19,8 @@ from keras_visor.layers.kernels import prefers_fused_attention
 FEW_SCORES = 2**17
 
 # More scores than that never stand in memory whole when answering: a fused
-# kernel sees to it, or queries are taken in blocks of this many.
+# kernel sees to it, or queries are taken in blocks of this many. On CPUs, JAX
+# is slower with more of them and long sequences, and TensorFlow with fewer.
 QUERY_BLOCK = 64
 
 # Into how many spans an ordered sequence is cut, each of which computes the

@@ -46,7 +46,10 @@ def map_blocks(function: Callable, block_size: int, *arrays, margin: int = 0):
         inner = slice(margin, margin + block_size)
         return tree.map_structure(lambda t: t[:, inner], function(*block))
 
-    blocks = tuple(_cut(a, num_blocks, block_size, margin) for a in arrays)
+    missing = num_blocks * block_size - length
+    blocks = tuple(
+        _cut(a, num_blocks, block_size, missing, margin) for a in arrays
+    )
     if reserves_early():
         outputs = map_in_place(within_margins, blocks)
     else:
@@ -69,12 +72,11 @@ def _in_turns(function, block_size, margin, arrays):
     )
 
 
-def _cut(array, num_blocks, block_size, margin):
+def _cut(array, num_blocks, block_size, missing, margin):
     """(batch, length, ...) -> (num_blocks, batch, block_size + margins, ...).
 
     Margins are of the tokens beside, and of zeros beyond the ends.
     """
-    missing = num_blocks * block_size - array.shape[1]
     if missing or margin:
         padding = [(0, 0)] * len(array.shape)
         padding[1] = (margin, missing + margin)

@@ -171,11 +171,11 @@ class VisorCrossAttention(RematerializesStreams, keras.layers.Layer):
                 vision_image_ids = ops.zeros_like(vision_mask, dtype="int32")
             # Whatever the ids say of padding: it is no part of any image.
             image_ids = ops.where(vision_mask, vision_image_ids, -1)
+            # Beyond the ends ids are zeros too: there, zeros of `vision` add
+            # nothing to any image.
             arrays, embed = (vision, image_ids), self._sum_of_taps
         return map_blocks(
-            lambda vision, *image_ids: self._keys_values(
-                vision, embed(vision, *image_ids)
-            ),
+            lambda *block: self._keys_values(block[0], embed(*block)),
             TOKEN_BLOCK,
             *arrays,
             margin=self.position_kernel_size // 2,

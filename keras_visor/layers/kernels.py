@@ -35,10 +35,11 @@ def reserves_early() -> bool:
 
 
 def map_in_place(function, blocks):
-    """`ops.map` whose results begin as what the first block gives.
+    """TensorFlow's `ops.map`, its results begun as those of the first block.
 
     Args:
-        function: Maps tensors to a tensor or a tuple of such.
+        function: Maps one tensor of each of `blocks` to a tensor or a tuple
+            of such.
         blocks: tuple of tensors (num_blocks, ...).
 
     Returns:

@@ -35,29 +35,60 @@ def test_is_the_function_of_the_whole(length):
     assert max(widest) <= 4
 
 
-def test_has_the_gradient_of_the_whole():
+@pytest.mark.parametrize("margin", [0, 1])
+def test_has_the_gradient_of_the_whole(margin):
     rng = np.random.default_rng(0)
-    tokens, kernel, scale = (
+    tensors = [
         ops.convert_to_tensor(rng.normal(size=shape).astype("float32"))
         for shape in ((2, 11, 3), (3, 3), (2, 11))
-    )
+    ]
+    ids = ops.convert_to_tensor(rng.integers(1, 4, (2, 11)).astype("int32"))
 
     def loss(block_size):
         def of_tensors(tokens, kernel, scale):
-            def function(tokens, scale):
+            def function(tokens, scale, ids):
+                if margin:
+                    padded = ops.pad(tokens, ((0, 0), (1, 1), (0, 0)))
+                    tokens = padded[:, :-2] - 2.0 * padded[:, 2:] + tokens
                 tokens = ops.tanh(tokens @ kernel)
-                return tokens * scale[:, :, None], ops.sum(tokens, axis=-1)
+                factor = scale * ops.cast(ids, "float32")
+                return tokens * factor[:, :, None], ops.sum(tokens, axis=-1)
 
-            product, total = map_blocks(function, block_size, tokens, scale)
+            product, total = map_blocks(
+                function, block_size, tokens, scale, ids, margin=margin
+            )
             return ops.sum(product**2) + ops.sum(ops.sin(total))
 
         return of_tensors
 
-    tensors = (tokens, kernel, scale)
-    found = gradients(loss(4), tensors)
-    expected = gradients(loss(11), tensors)
+    found, expected = gradients(loss(4), tensors), gradients(loss(11), tensors)
     for ours, whole in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, whole, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(
+    keras.config.backend() != "tensorflow", reason="TensorFlow traces batches"
+)
+@pytest.mark.parametrize("jit_compile", [True, False])
+def test_of_any_batch(jit_compile):
+    import tensorflow as tf
+
+    @tf.function(
+        jit_compile=jit_compile,
+        autograph=False,
+        input_signature=[tf.TensorSpec((None, 11, 3))],
+    )
+    def program(tokens):
+        with tf.GradientTape() as tape:
+            tape.watch(tokens)
+            squares = map_blocks(lambda block: block**2, 4, tokens, margin=1)
+        return squares, tape.gradient(squares, tokens)
+
+    for batch in (1, 3):
+        tokens = np.random.default_rng(batch).normal(size=(batch, 11, 3))
+        squares, gradient = program(tokens.astype("float32"))
+        np.testing.assert_allclose(squares, tokens**2, rtol=1e-5)
+        np.testing.assert_allclose(gradient, 2 * tokens, rtol=1e-5)
 
 
 @pytest.mark.skipif(
@@ -65,7 +96,7 @@ def test_has_the_gradient_of_the_whole():
 )
 def test_no_result_begins_as_a_constant(monkeypatch):
     """Which XLA would make at the start of a program, one for each layer."""
-    tf = pytest.importorskip("tensorflow")
+    import tensorflow as tf
 
     def layers(tokens, kernel):
         for _ in range(3):

@@ -12,6 +12,7 @@ from reference import cross_attention_update
 from torch import from_numpy
 
 from keras_visor import VisorCrossAttention
+from keras_visor.layers import cross_attention
 from keras_visor.layers.attention import Segment
 
 HIDDEN = 16
@@ -72,6 +73,28 @@ def test_equals_the_reference():
             streams, cross_attention_weights(layer), SHAPE
         )
         np.testing.assert_allclose(output[row], expected.numpy(), atol=2e-5)
+
+
+@pytest.mark.parametrize("border", [3, 4, None])
+def test_blocks_change_nothing(monkeypatch, border):
+    """Nor do images that end at a block's edge or beside it, or padding."""
+    layer = make_layer()
+    vision_mask = np.ones((2, 9), bool)
+    vision_mask[1, 7:] = False
+    image_ids = None
+    if border is not None:
+        image_ids = np.tile(np.arange(9) // border, (2, 1)).astype("int32")
+    inputs = {
+        "vision": VISION,
+        "vision_mask": vision_mask,
+        "vision_image_ids": image_ids,
+    }
+    whole = call(layer.project_vision, **inputs)
+    monkeypatch.setattr(cross_attention, "TOKEN_BLOCK", 4)
+    in_blocks = call(layer.project_vision, **inputs)
+    for ours, expected in zip(in_blocks, whole, strict=True):
+        ours, expected = (to_numpy(t)[vision_mask] for t in (ours, expected))
+        np.testing.assert_allclose(ours, expected, atol=1e-5)
 
 
 def test_by_hand():
