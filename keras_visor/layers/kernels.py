@@ -29,7 +29,7 @@ def reserves_early() -> bool:
 
     They begin as zeros, which depend on nothing. On TensorFlow, XLA makes
     those of all layers at the start of a program: the dense prefill of 3,699
-    visual tokens took 949 MB, and takes 271 MB with `map_in_place`.
+    visual tokens took 949 MB, and took 271 MB with `map_in_place`.
     """
     return keras.config.backend() == "tensorflow"
 
