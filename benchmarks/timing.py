@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable
 
 # A turn of a function: the runs that begin within this many seconds, and at
-# most so many. The first run of a short function is slower after another's; that
-# of `transformers`, which takes seconds, was not.
+# most so many. After another function's, the first run of a short one is
+# slower; that of `transformers`, which takes seconds, was not.
 TURN = 2.0
 TURN_RUNS = 5
 
