@@ -59,7 +59,11 @@ ROUTING_SAMPLES = 2000
 # Its steps are shared by all budgets: 150 left it 30 points behind, 400 at a
 # rate of 0.003 left it 6.6.
 VISOR_TR_SCHEDULE = dataclasses.replace(
-    SCHEDULE, steps=2000, learning_rate=4e-3, decay=0.6
+    SCHEDULE,
+    steps=3000,
+    learning_rate=4e-3,
+    decay=0.6,
+    dtype="mixed_bfloat16",
 )
 
 # Text and visual tokens of a question about a picture.
