@@ -166,9 +166,9 @@ def short_controls(monkeypatch, tmp_path):
     )
     for name in ("SCHEDULE", "FROM_NOTHING"):
         monkeypatch.setattr(controls, name, short)
-    monkeypatch.setattr(reduced_controls, "SCHEDULE", short)
     another = dataclasses.replace(short, decay=0.5)
-    monkeypatch.setattr(reduced_controls, "VISOR_TR_SCHEDULE", another)
+    schedules = {"dense": short, "full": short, "universal": another}
+    monkeypatch.setattr(reduced_controls, "SCHEDULES", schedules)
     monkeypatch.setattr(reduced_controls, "ROUTING_SAMPLES", 60)
     monkeypatch.setattr(scoreboard, "SAMPLES", 30)
     for module in (controls, reduced_controls, comparisons):

@@ -4,9 +4,9 @@ The dense model of `train.py --dense` with each reducer, as their papers have
 them, at rates at which that costs what "auto" costs without one, and half of
 that; the bundled model's full budget alone likewise, and all of its budgets on
 pooled tokens, with a policy of their own (VISOR-TR). Same pictures, same
-losses, same steps (VISOR-TR has more, at a higher rate), but that a reducer
-within the decoder sees one question a picture. What they reach on the test
-questions of `make claims` goes to `reduced_controls.json`.
+losses, same steps (VISOR-TR has more, at a higher rate: `SCHEDULES`), but that
+a reducer within the decoder sees one question a picture. What they reach on
+the test questions of `make claims` goes to `reduced_controls.json`.
 
     KERAS_BACKEND=torch python examples/visor_tiny/reduced_controls.py
 
@@ -56,15 +56,17 @@ POOLING = {
     "pooling_4x": reduction.AveragePooling(0.25),
 }
 ROUTING_SAMPLES = 2000
-# Its steps are shared by all budgets: 150 left it 30 points behind, 400 at a
-# rate of 0.003 left it 6.6.
-VISOR_TR_SCHEDULE = dataclasses.replace(
-    SCHEDULE,
-    steps=3000,
-    learning_rate=4e-3,
-    decay=0.6,
-    dtype="mixed_bfloat16",
-)
+# The dense model was trained in bfloat16.
+IN_BFLOAT16 = dataclasses.replace(SCHEDULE, dtype="mixed_bfloat16")
+SCHEDULES = {
+    "dense": IN_BFLOAT16,
+    "full": SCHEDULE,
+    # Its steps are shared by all budgets: 150 left it 30 points behind, 400 at
+    # a rate of 0.003 left it 6.6.
+    "universal": dataclasses.replace(
+        IN_BFLOAT16, steps=3000, learning_rate=4e-3, decay=0.6
+    ),
+}
 
 # Text and visual tokens of a question about a picture.
 TEXT_TOKENS, VISUAL_TOKENS = 22, 259
@@ -110,7 +112,7 @@ def run_reduced(name, reducer, folder, workers):
     """Train with a reducer and measure it."""
     start = name.partition("_")[0]
     universal = start == "universal"
-    schedule = VISOR_TR_SCHEDULE if universal else SCHEDULE
+    schedule = SCHEDULES[start]
     keras.utils.set_random_seed(schedule.seed)
     lm = VisorCausalLM.from_preset(STARTS[start], dtype=schedule.dtype)
     budgets = lm.backbone.budgets
