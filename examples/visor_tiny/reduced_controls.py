@@ -96,7 +96,7 @@ def all_reducers(backbone):
     auto = claims["auto_flops_vs_dense"]
     full = len(backbone.budgets) - 1
     # What the steps alone do, without a reducer.
-    reducers = {"full_unreduced": None}
+    reducers = {"full_unreduced": None, "universal_unreduced": None}
     for start, budget in (("dense", None), ("full", full)):
         reducers |= {f"{start}_{name}": POOLING[name] for name in POOLING}
         reducers |= {
