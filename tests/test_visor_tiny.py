@@ -580,3 +580,14 @@ def test_readme_figures():
         cells = re.search(rf"^\| \w+ \| {family} (.*)", report, re.MULTILINE)
         *_, full, _auto, _layers = cells[1].split(" | ")
         assert full in readme, (family, full)
+    prose = " ".join(readme.split())
+    dense = json.loads((FOLDER / "dense" / "training.json").read_text())
+    (dense_scores,) = dense["test"].values()
+    for text, fine in (
+        ("only {} points fewer", claims["full_reduction_best_fine"]),
+        ("answers {} fewer", claims["reduction_best_fine"]),
+        ("itself {} behind", dense_scores["fine"]),
+    ):
+        points = f"{100 * (claims['auto_fine'] - fine):.1f}"
+        assert text.format(points) in prose, points
+    assert f"pairs of tokens answers {claims['tr2_fine']:.1%}" in prose

@@ -27,6 +27,7 @@ from even_samples import MAX_LENGTH
 from even_samples import draw_samples
 from even_samples import encoded
 from even_samples import share_out
+from model import DENSE_PRESET
 
 import keras_visor
 from keras_visor import training
@@ -201,6 +202,17 @@ def shipped_record(lm, measured):
     }
 
 
+def dense_record():
+    """What `train.py --dense` has recorded of its model, if it was run."""
+    path = DENSE_PRESET / "training.json"
+    if not path.exists():
+        return {}
+    record = json.loads(path.read_text())
+    return {
+        "dense": {"schedule": record["schedule"], "budgets": record["test"]}
+    }
+
+
 def family_rows(lm, measured):
     layers = np.array([len(budget) for budget in lm.backbone.budgets])
     rows = []
@@ -341,7 +353,8 @@ def main():
             table(header, control_rows(controls)),
         ]
     if reduced:
-        compared = {"shipped": shipped_record(lm, measured)} | reduced
+        compared = {"shipped": shipped_record(lm, measured)}
+        compared |= dense_record() | reduced
         draw_pareto(compared, out / "pareto.png")
         report += [
             "## Token reduction",

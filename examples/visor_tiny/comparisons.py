@@ -6,10 +6,13 @@ import pathlib
 import matplotlib.pyplot as plt
 import numpy as np
 from even_samples import GROUPS
+from matplotlib.lines import Line2D
 
 FOLDER = pathlib.Path(__file__).parent
 # VISOR-TR, by its name in `reduced_controls.json`.
 POOLED = "universal_pooling_2x"
+# Colours and markers of a plot.
+STYLES = ("C0", "C1", "C2", "C3"), "oDs^vP*X<>dp"
 
 
 def read_record(name):
@@ -133,25 +136,32 @@ def control_rows(controls):
 
 
 def draw_pareto(controls, path):
-    """Accuracy against FLOPs of everything, with the Pareto front."""
-    found = list(points(controls))
+    """Accuracy against FLOPs of everything, with the Pareto front.
+
+    Colours say what was trained on, markers with which reducer.
+    """
+    found = [(*split_name(name), row) for name, *row in points(controls)]
+    colours = dict(zip(unique(f[0] for f in found), STYLES[0], strict=False))
+    markers = dict(zip(unique(f[1] for f in found), STYLES[1], strict=False))
     figure, axes = plt.subplots(1, 2, figsize=(13, 6), layout="constrained")
     for axis, group in zip(axes, GROUPS[:2], strict=True):
-        for number, name in enumerate(dict.fromkeys(row[0] for row in found)):
-            rows = [scores for each, _, scores, _ in found if each == name]
-            axis.plot(
-                [scores["flops_vs_dense"] for scores in rows],
-                [scores[group] for scores in rows],
-                "os^vDP*X"[number % 8],
-                color=plt.cm.tab20(number % 20),
-                label=name,
-            )
-        for _, budget, scores, _ in found:
+        for start, reducer, (budget, scores, _) in found:
+            point = scores["flops_vs_dense"], scores[group]
+            axis.plot(*point, markers[reducer], color=colours[start], alpha=0.8)
             if budget == "auto":
-                point = scores["flops_vs_dense"], scores[group]
-                axis.annotate("auto", point, fontsize=8)
+                axis.annotate(
+                    "auto",
+                    point,
+                    (0, 7),
+                    textcoords="offset points",
+                    fontsize=8,
+                    ha="center",
+                )
         costs, shares = np.array(
-            [(row[2]["flops_vs_dense"], row[2][group]) for row in found]
+            [
+                (scores["flops_vs_dense"], scores[group])
+                for *_, (_, scores, _) in found
+            ]
         ).T
         order = np.lexsort((-shares, costs))
         best = np.maximum.accumulate(shares[order])
@@ -163,6 +173,25 @@ def draw_pareto(controls, path):
             ylabel="exact match",
             ylim=(0, 1.03),
         )
-    axes[1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    keys = [
+        *(Line2D([], [], color=c, lw=5, label=n) for n, c in colours.items()),
+        *(
+            Line2D([], [], color="0.4", marker=m, ls="", label=n)
+            for n, m in markers.items()
+        ),
+    ]
+    figure.legend(handles=keys, fontsize=8, loc="outside right center")
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def split_name(name):
+    """What was trained on, and with which reducer: "dense_hired_auto"."""
+    start, _, reducer = name.partition("_")
+    for amount in ("_auto", "_half"):
+        reducer = reducer.removesuffix(amount)
+    return start, reducer or "unreduced"
+
+
+def unique(values):
+    return list(dict.fromkeys(values))
