@@ -324,6 +324,21 @@ def test_controls_are_compared_as_they_come():
     assert "reduction_best_fine" not in claims
 
 
+@pytest.mark.parametrize(
+    "name, start, reducer",
+    [
+        ("dense", "dense", "unreduced"),
+        ("full_unreduced", "full", "unreduced"),
+        ("dense_vis_pruner_half", "dense", "vis_pruner"),
+        ("universal_pooling_2x", "universal", "pooling_2x"),
+    ],
+)
+def test_names_are_split(name, start, reducer):
+    from comparisons import split_name
+
+    assert split_name(name) == (start, reducer)
+
+
 def test_a_hidden_picture_costs():
     """In score or in FLOPs, group by group."""
     from types import SimpleNamespace
@@ -585,9 +600,9 @@ def test_readme_figures():
     (dense_scores,) = dense["test"].values()
     for text, fine in (
         ("only {} points fewer", claims["full_reduction_best_fine"]),
-        ("answers {} fewer", claims["reduction_best_fine"]),
+        ("VisPruner, answers {} fewer", claims["reduction_best_fine"]),
         ("itself {} behind", dense_scores["fine"]),
     ):
         points = f"{100 * (claims['auto_fine'] - fine):.1f}"
         assert text.format(points) in prose, points
-    assert f"pairs of tokens answers {claims['tr2_fine']:.1%}" in prose
+    assert f"pairs of tokens answers {claims['tr2_fine']:.1%} of" in prose

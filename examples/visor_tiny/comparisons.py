@@ -11,8 +11,9 @@ from matplotlib.lines import Line2D
 FOLDER = pathlib.Path(__file__).parent
 # VISOR-TR, by its name in `reduced_controls.json`.
 POOLED = "universal_pooling_2x"
-# Colours and markers of a plot.
-STYLES = ("C0", "C1", "C2", "C3"), "oDs^vP*X<>dp"
+# Of a plot: what was trained on, and as many markers as there are reducers.
+COLOURS = {"shipped": "C0", "universal": "C3", "full": "C2", "dense": "C1"}
+MARKERS = "oDs^vP*X<>dp"
 
 
 def read_record(name):
@@ -141,13 +142,13 @@ def draw_pareto(controls, path):
     Colours say what was trained on, markers with which reducer.
     """
     found = [(*split_name(name), row) for name, *row in points(controls)]
-    colours = dict(zip(unique(f[0] for f in found), STYLES[0], strict=False))
-    markers = dict(zip(unique(f[1] for f in found), STYLES[1], strict=False))
+    reducers = dict.fromkeys(reducer for _, reducer, _ in found)
+    markers = dict(zip(reducers, MARKERS, strict=False))
     figure, axes = plt.subplots(1, 2, figsize=(13, 6), layout="constrained")
     for axis, group in zip(axes, GROUPS[:2], strict=True):
         for start, reducer, (budget, scores, _) in found:
             point = scores["flops_vs_dense"], scores[group]
-            axis.plot(*point, markers[reducer], color=colours[start], alpha=0.8)
+            axis.plot(*point, markers[reducer], color=COLOURS[start], alpha=0.8)
             if budget == "auto":
                 axis.annotate(
                     "auto",
@@ -174,7 +175,7 @@ def draw_pareto(controls, path):
             ylim=(0, 1.03),
         )
     keys = [
-        *(Line2D([], [], color=c, lw=5, label=n) for n, c in colours.items()),
+        *(Line2D([], [], color=c, lw=5, label=n) for n, c in COLOURS.items()),
         *(
             Line2D([], [], color="0.4", marker=m, ls="", label=n)
             for n, m in markers.items()
@@ -191,7 +192,3 @@ def split_name(name):
     for amount in ("_auto", "_half"):
         reducer = reducer.removesuffix(amount)
     return start, reducer or "unreduced"
-
-
-def unique(values):
-    return list(dict.fromkeys(values))

@@ -1,12 +1,13 @@
-"""Train models a little longer on what token reducers leave.
+"""Train models on what token reducers leave.
 
 The dense model of `train.py --dense` with each reducer, as their papers have
 them, at rates at which that costs what "auto" costs without one, and half of
 that; the bundled model's full budget alone likewise, and all of its budgets on
-pooled tokens, with a policy of their own (VISOR-TR). Same pictures, same
-losses, same steps (VISOR-TR has more, at a higher rate: `SCHEDULES`), but that
-a reducer within the decoder sees one question a picture. What they reach on
-the test questions of `make claims` goes to `reduced_controls.json`.
+pooled tokens, with a policy of their own (VISOR-TR). Each start goes on without
+a reducer too, for what the steps alone do. Same pictures, same losses, same
+steps (VISOR-TR has more, at a higher rate: `SCHEDULES`), but that a reducer
+within the decoder sees one question a picture. What they reach on the test
+questions of `make claims` goes to `reduced_controls.json`.
 
     KERAS_BACKEND=torch python examples/visor_tiny/reduced_controls.py
 
@@ -95,8 +96,7 @@ def all_reducers(backbone):
     claims = json.loads((FOLDER / "claims" / "claims.json").read_text())
     auto = claims["auto_flops_vs_dense"]
     full = len(backbone.budgets) - 1
-    # What the steps alone do, without a reducer.
-    reducers = {"full_unreduced": None, "universal_unreduced": None}
+    reducers = {f"{start}_unreduced": None for start in STARTS}
     for start, budget in (("dense", None), ("full", full)):
         reducers |= {f"{start}_{name}": POOLING[name] for name in POOLING}
         reducers |= {
