@@ -141,12 +141,13 @@ def draw_pareto(controls, path):
 
     Colours say what was trained on, markers with which reducer.
     """
-    found = [(*split_name(name), row) for name, *row in points(controls)]
-    reducers = dict.fromkeys(reducer for _, reducer, _ in found)
+    found = list(points(controls))
+    reducers = dict.fromkeys(split_name(name)[1] for name, *_ in found)
     markers = dict(zip(reducers, MARKERS, strict=False))
     figure, axes = plt.subplots(1, 2, figsize=(13, 6), layout="constrained")
     for axis, group in zip(axes, GROUPS[:2], strict=True):
-        for start, reducer, (budget, scores, _) in found:
+        for name, budget, scores, _ in found:
+            start, reducer = split_name(name)
             point = scores["flops_vs_dense"], scores[group]
             axis.plot(*point, markers[reducer], color=COLOURS[start], alpha=0.8)
             if budget == "auto":
@@ -159,10 +160,7 @@ def draw_pareto(controls, path):
                     ha="center",
                 )
         costs, shares = np.array(
-            [
-                (scores["flops_vs_dense"], scores[group])
-                for *_, (_, scores, _) in found
-            ]
+            [(row[2]["flops_vs_dense"], row[2][group]) for row in found]
         ).T
         order = np.lexsort((-shares, costs))
         best = np.maximum.accumulate(shares[order])

@@ -22,6 +22,7 @@ import json
 import pathlib
 
 import keras
+from comparisons import split_name
 from controls import FOLDER
 from controls import SCHEDULE
 from controls import START
@@ -110,7 +111,7 @@ def all_reducers(backbone):
 
 def run_reduced(name, reducer, folder, workers):
     """Train with a reducer and measure it."""
-    start = name.partition("_")[0]
+    start, _ = split_name(name)
     universal = start == "universal"
     schedule = SCHEDULES[start]
     keras.utils.set_random_seed(schedule.seed)
