@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="~/tensorflow_datasets",
         metavar="DIR",
         help="where TFDS keeps data sets; published files go to "
-        "downloads/manual in it (default: %(default)s)",
+        "downloads/manual/DATASET in it (default: %(default)s)",
     )
     parser.add_argument(
         "--output",

@@ -42,7 +42,7 @@ def test_readme_recipe(samples, monkeypatch, tmp_path):
     def small():
         namespace["lm"].preprocessor.sequence_length = 28
 
-    namespace = {"keras_visor": keras_visor, "small": small}
+    namespace = {"small": small}
     for name in ("knowledge", "instructions", "validation", "subset"):
         namespace[name] = {key: c[:4] for key, c in samples.items()}
     exec(compile(code, str(README), "exec"), namespace)
