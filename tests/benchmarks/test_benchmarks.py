@@ -238,6 +238,8 @@ def test_readme_figures():
     step = best("train_step", "universal", "of_dense")
     assert f"takes {step:.2f} of the time that our dense model's takes" in prose
     first = best("end_to_end", visual_tokens=7_371)
-    assert f"to the first token VISOR is {first:.1f} times as fast" in prose
+    assert (
+        f"to the first token the minimal budget is {first:.1f} times as fast"
+    ) in prose
     five = best("end_to_end", "minimal, five questions", visual_tokens=7_371)
     assert f"and {five:.1f} times for five questions about it" in prose
