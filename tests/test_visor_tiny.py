@@ -75,7 +75,7 @@ def test_training(monkeypatch, tmp_path, capsys):
     assert len(lm.backbone.budgets) > 1
 
 
-def test_training_the_dense_model(monkeypatch, tmp_path):
+def test_training_the_dense_model(monkeypatch, tmp_path, capsys):
     import scoreboard
 
     monkeypatch.setattr(scoreboard, "SAMPLES", 30)
@@ -98,6 +98,9 @@ def test_training_the_dense_model(monkeypatch, tmp_path):
         train(f"--start {tmp_path / 'out'}")
     with pytest.raises(ValueError, match="same training.*'learning_rate': 0.1"):
         train("--learning-rate 0.1")
+    with pytest.raises(SystemExit):
+        train("--start visor_tiny_en")
+    assert "must be a dense model" in capsys.readouterr().err
     # And one of other budgets.
     other = f"train.py --steps 1 --vision-steps 1 --run {tmp_path / 'run'}"
     with pytest.raises(ValueError, match="same training.*'budgets'"):

@@ -31,6 +31,7 @@ from model import make_model
 from model import universal_layout
 from schedule import Schedule
 from schedule import Universal
+from schedule import flush_denormals
 from schedule import train
 from scoreboard import measure
 from supervision import WORDS
@@ -115,6 +116,7 @@ def main():
     unknown = set(arguments.names) - set(known)
     if unknown:
         parser.error(f"NAME must be of {known}: {sorted(unknown)}")
+    flush_denormals()
     kind = "controls"
     if from_nothing:
         kind, folder = "controls_from_nothing", folder / "from_nothing"

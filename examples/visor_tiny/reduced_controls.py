@@ -30,6 +30,7 @@ from controls import write_record
 from model import DENSE_PRESET
 from route import route
 from schedule import Universal
+from schedule import flush_denormals
 from schedule import train
 from scoreboard import measure
 from scoreboard import measure_auto
@@ -145,6 +146,7 @@ def main():
         "--workers", type=int, default=0, help="processes that make batches"
     )
     arguments = parser.parse_args()
+    flush_denormals()
     known = all_reducers(VisorCausalLM.from_preset(START).backbone)
     unknown = set(arguments.names) - set(known)
     if unknown:

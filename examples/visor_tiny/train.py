@@ -13,10 +13,10 @@ documents and charts, in hours on two cores:
 4. Every budget answers training questions; on these pseudo-labels the policy
    is trained, both ways, and the better one on validation data is kept.
 
-`--start` goes on with a model of such a training instead, as the shipped
-weights did (see `history.md`). Started again, it goes on from its last
-checkpoint. At the end it writes the preset and, beside it, what it measured on
-validation data, `training.json`.
+`--start` goes on with a model of such a training instead, at the budgets that
+it has, as the shipped weights did (see `history.md`). Started again, it goes on
+from its last checkpoint. At the end it writes the preset and, beside it, what
+it measured on validation data, `training.json`.
 
 `--dense` trains the dense model instead, which token reducers are compared on
 (`reduced_controls.py`): steps 1 and 2 alone, measured on the test questions of
@@ -38,12 +38,12 @@ from model import universal_layout
 from route import route
 from schedule import Schedule
 from schedule import Universal
+from schedule import flush_denormals
 from schedule import train
 from scoreboard import measure
 from supervision import WORDS
 
 from keras_visor import VisorCausalLM
-from keras_visor.training import with_budgets
 
 OUTPUT = pathlib.Path("keras_visor/presets/visor_tiny_en")
 
@@ -77,13 +77,15 @@ def main():
         output = DENSE_PRESET if dense else OUTPUT
     schedule = Schedule(**arguments)
 
+    flush_denormals()
     keras.utils.set_random_seed(schedule.seed)
     layout = dense_layout() if dense else universal_layout()
     if start is None:
         lm = make_model(WORDS, layout, schedule.dtype)
     else:
         lm = VisorCausalLM.from_preset(start, dtype=schedule.dtype)
-        lm = with_budgets(lm, layout["budgets"])
+        if dense and lm.backbone.cross_attention_layers:
+            parser.error(f"--start must be a dense model with --dense: {start}")
     print(f"{lm.count_params():,} parameters, budgets {lm.backbone.budgets}")
     budgets = Universal(len(lm.backbone.budgets), full * schedule.steps)
     reads = start is not None
