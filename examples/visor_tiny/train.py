@@ -13,8 +13,8 @@ documents and charts, in hours on two cores:
 4. Every budget answers training questions; on these pseudo-labels the policy
    is trained, both ways, and the better one on validation data is kept.
 
-`--start` goes on with a model of such a training instead, at the budgets that
-it has, as the shipped weights did (see `history.md`). Started again, it goes on
+`--start` goes on with a model of such a training instead, as the shipped
+weights did (see `history.md`), and keeps its budgets. Started again, it goes on
 from its last checkpoint. At the end it writes the preset and, beside it, what
 it measured on validation data, `training.json`.
 
@@ -79,8 +79,8 @@ def main():
 
     flush_denormals()
     keras.utils.set_random_seed(schedule.seed)
-    layout = dense_layout() if dense else universal_layout()
     if start is None:
+        layout = dense_layout() if dense else universal_layout()
         lm = make_model(WORDS, layout, schedule.dtype)
     else:
         lm = VisorCausalLM.from_preset(start, dtype=schedule.dtype)
